@@ -1,0 +1,285 @@
+"""Combinators: how pieces make an optimizer.
+
+Adam divides an average of g by the root of an average of g².  Both averages
+must see the raw gradient, so a flat chain cannot say it: its second piece sees
+the output of the first.  The algebra therefore has two directions.
+
+* `chain(a, b)` runs in sequence: `b` sees what `a` returns.
+* `fork(x=a, y=b)` runs side by side: both see the same input, and the result is
+  a dict of trees.  `merge(op)` makes one tree of them, `pick(name)` takes one.
+* `join(op, x=a, y=b)` is the two together: `u -> op(a(u), b(u))`.
+* `precondition(numerator, denominator)` is the join by division that most
+  optimizers are: `u -> numerator(u) / denominator(u)`.
+* `interpolate(weight, a)` mixes a branch with its input.
+* `masked(a, mask)` applies a piece to some leaves and leaves the others alone.
+
+State mirrors the expression: a tuple for positional parts, a dict for named
+ones, the state of the pieces inside.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from adamw_jax import trees
+from adamw_jax.domains import Fraction
+from adamw_jax.expression import Transformation, init_part, transformation, update_part
+from adamw_jax.trees import cast
+
+
+def _expect_parts(name: str, stages: dict[str, Any]) -> None:
+    for key, stage in stages.items():
+        if not isinstance(stage, Transformation):
+            raise TypeError(
+                f"{name}: {key!r} is {stage!r}, not a gradient transformation. "
+                "Pass a piece, for example identity()."
+            )
+        if "." in key:
+            raise TypeError(f"{name}: the name {key!r} holds a dot. Dots separate slots in a path.")
+
+
+@transformation(leafwise=True)
+def chain(*stages: optax.GradientTransformation, **named: optax.GradientTransformation):
+    """u -> last(...second(first(u))): each stage sees what the one before returns.
+
+    Args:
+      *stages: transformations in order, or
+      **named: named ones in order, whose names are the slots that `swap` knows.
+
+    State: a tuple of the stages' states, or a dict by name.
+
+    Raises:
+      TypeError: a stage is not a gradient transformation, or some are named and
+        others not.
+
+    Example:
+      >>> from adamw_jax import chain, clip, scale
+      >>> tx = chain(clip(1.0), scale(-0.5))
+      >>> tx.update(4.0, tx.init(0.0))[0].item()
+      -0.5
+    """
+    if stages and named:
+        raise TypeError("chain: some stages are named and others are not. Name all or none.")
+    parts = named or {str(i): stage for i, stage in enumerate(stages)}
+    _expect_parts("chain", parts)
+    mirror = dict if named else lambda states: tuple(states.values())
+    listed = lambda state: state if named else dict(zip(parts, state, strict=True))
+
+    def init(params):
+        return mirror({name: init_part(part, params) for name, part in parts.items()})
+
+    def update(updates, state, params=None, **extra):
+        state, new = listed(state), {}
+        for name, part in parts.items():
+            updates, new[name] = update_part(part, updates, state[name], params, extra)
+        return updates, mirror(new)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _side_by_side(branches: dict[str, Transformation], join: Callable[[dict[str, Any]], Any]):
+    """Every branch sees the same input; `join` makes one result of theirs."""
+
+    def init(params):
+        return {name: init_part(branch, params) for name, branch in branches.items()}
+
+    def update(updates, state, params=None, **extra):
+        out, new = {}, {}
+        for name, branch in branches.items():
+            out[name], new[name] = update_part(branch, updates, state[name], params, extra)
+        return join(out), new
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+@transformation
+def fork(**branches: optax.GradientTransformation):
+    """u -> {name: branch(u)}: every branch sees the same input.
+
+    Follow it with `merge` or `pick`, or use `join` for fork and merge in one.
+
+    State: a dict of the branches' states.
+
+    Example:
+      >>> from adamw_jax import chain, fork, identity, pick, scale
+      >>> tx = chain(fork(plain=identity(), twice=scale(2.0)), pick("twice"))
+      >>> tx.update(3.0, tx.init(0.0))[0].item()
+      6.0
+    """
+    _expect_parts("fork", branches)
+    return _side_by_side(branches, lambda out: out)
+
+
+@transformation(consumes="fork")
+def merge(op: Callable):
+    """{name: tree} -> op(name=leaf, ...), leaf by leaf: makes one tree of a fork.
+
+    Args:
+      op: a function of arrays whose parameters are named like the branches.
+
+    Raises:
+      TypeError: `op` does not name the branches.
+
+    Example:
+      >>> from adamw_jax import chain, fork, identity, merge, scale
+      >>> tx = chain(fork(g=identity(), m=scale(2.0)), merge(lambda g, m: g - m))
+      >>> tx.update(3.0, tx.init(0.0))[0].item()
+      -3.0
+    """
+
+    def leafwise(updates, params):
+        if not isinstance(updates, dict):
+            raise TypeError(f"merge: got {type(updates).__name__}, not the dict a fork returns.")
+        if not _names(op, updates):
+            raise TypeError(
+                f"merge: the function's parameters are not the branches {', '.join(updates)}. "
+                "Name them alike, for example merge(lambda g, m: g + m)."
+            )
+        return jax.tree.map(lambda *xs: op(**dict(zip(updates, xs, strict=True))), *updates.values())
+
+    return optax.stateless(leafwise)
+
+
+def _names(op: Callable, branches: dict[str, Any]) -> bool:
+    try:
+        parameters = inspect.signature(op).parameters.values()
+    except ValueError:  # some builtins have no signature
+        return False
+    by_name = {p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY}
+    return set(branches) <= by_name
+
+
+@transformation(consumes="fork")
+def pick(name: str):
+    """{name: tree} -> tree: takes one branch of a fork.
+
+    Raises:
+      KeyError: there is no such branch.
+    """
+
+    def choose(updates, params):
+        if name not in updates:
+            raise KeyError(f"pick: there is no branch {name!r}. Choose one of: {', '.join(updates)}.")
+        return updates[name]
+
+    return optax.stateless(choose)
+
+
+@transformation(leafwise=True)
+def join(op: Callable, **branches: optax.GradientTransformation):
+    """u -> op(branch(u), ...), leaf by leaf; every branch sees the same input.
+
+    Args:
+      op: a function of as many arrays as there are branches.  If its parameters
+        are named like the branches they are matched by name, else in order.
+      **branches: transformations.
+
+    State: a dict of the branches' states.
+
+    Example:
+      >>> from adamw_jax import identity, join, scale
+      >>> tx = join(lambda g, m: g - m, g=identity(), m=scale(0.5))
+      >>> tx.update(3.0, tx.init(0.0))[0].item()
+      1.5
+    """
+    if not callable(op):
+        raise TypeError(f"join: op is {op!r}. Pass a function of {len(branches)} arrays.")
+    _expect_parts("join", branches)
+    if _names(op, branches):
+        leaf = lambda *xs: op(**dict(zip(branches, xs, strict=True)))
+    else:
+        leaf = op
+    return _side_by_side(branches, lambda out: jax.tree.map(leaf, *out.values()))
+
+
+def add(*terms: jax.Array) -> jax.Array:
+    """The sum, for `join(add, ...)`."""
+    return sum(terms[1:], terms[0])
+
+
+def divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+    """The quotient, 0 where the denominator is 0."""
+    safe = jnp.where(denominator == 0, jnp.inf, denominator)  # one select, finite derivatives
+    return numerator / cast(safe, numerator)
+
+
+@transformation(leafwise=True)
+def precondition(
+    numerator: optax.GradientTransformation, denominator: optax.GradientTransformation
+):
+    """u -> numerator(u) / denominator(u), 0 where the denominator is 0.
+
+    The sentence most optimizers are.  Both branches see the same u, so what
+    stands before (clipping, an L2 term) reaches both.
+
+    State: {"numerator": ..., "denominator": ...}.
+
+    Example:
+      >>> from adamw_jax import chain, identity, precondition, root, square
+      >>> tx = precondition(identity(), chain(square(), root(eps=1.0)))
+      >>> tx.update(3.0, tx.init(0.0))[0].item()
+      0.75
+    """
+    branches = {"numerator": numerator, "denominator": denominator}
+    _expect_parts("precondition", branches)
+    return _side_by_side(branches, lambda out: jax.tree.map(divide, *out.values()))
+
+
+@transformation(leafwise=True)
+def interpolate(weight: Fraction, tx: optax.GradientTransformation):
+    """u -> weight * tx(u) + (1 - weight) * u.
+
+    Args:
+      weight: the share of the branch, in [0, 1].
+      tx: the branch.
+
+    State: {"tx": state of the branch}.
+
+    Reference: Chen et al., "Symbolic Discovery of Optimization Algorithms",
+    2023, algorithm 2 (Lion's direction).
+    """
+    _expect_parts("interpolate", {"tx": tx})
+
+    def init(params):
+        return {"tx": init_part(tx, params)}
+
+    def update(updates, state, params=None, **extra):
+        branch, new = update_part(tx, updates, state["tx"], params, extra)
+        mix = lambda m, u: cast(weight, u) * m + (1 - cast(weight, u)) * u
+        return jax.tree.map(mix, branch, updates), {"tx": new}
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+@transformation
+def masked(tx: optax.GradientTransformation, mask: Any):
+    """Applies `tx` to the leaves where `mask` is True; the others pass unchanged.
+
+    Args:
+      tx: what to apply.
+      mask: a tree of bools shaped like the parameters or a prefix of them, or
+        a function from parameters to such a tree.
+
+    State: the state of `tx`, with `optax.MaskedNode()` in place of the others.
+
+    Raises:
+      ValueError: the mask does not fit the parameters, or holds something else
+        than bools.
+    """
+    _expect_parts("masked", {"tx": tx})
+    trees.check_mask("masked", mask)
+
+    def init(params):
+        return init_part(tx, trees.select(params, trees.mask_flags("masked", mask, params)))
+
+    def update(updates, state, params=None, **extra):
+        flags = trees.mask_flags("masked", mask, updates if params is None else params)
+        few = None if params is None else trees.select(params, flags)
+        chosen, state = update_part(tx, trees.select(updates, flags), state, few, extra)
+        return trees.put_back(chosen, updates, flags), state
+
+    return optax.GradientTransformationExtraArgs(init, update)

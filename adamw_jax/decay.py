@@ -1,0 +1,116 @@
+"""Weight decay, in its three kinds.
+
+* `add_l2_gradient` before the moments: the gradient of λ/2 ‖θ‖².
+* `add_decoupled_weight_decay` after the quotient, before the learning rate:
+  the step shrinks θ by lr·λ.
+* `shrink` after the learning rate: the step shrinks θ by λ alone, times a
+  schedule without the peak learning rate in it.
+
+For plain SGD the first two coincide; nowhere else.  All read θ as it was
+before the update.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from adamw_jax.combine import masked
+from adamw_jax.domains import LearningRate, NonNegative
+from adamw_jax.expression import transformation
+from adamw_jax.moments import count_up
+from adamw_jax.trees import cast
+
+
+class ShrinkState(NamedTuple):
+    count: jax.Array
+
+
+def _add_parameters(name: str, factor, updates, params):
+    """u + factor * θ on every leaf."""
+    if params is None:
+        raise ValueError(
+            f"{name}: got no parameters, and decay needs them. Call update(grads, state, params)."
+        )
+    return jax.tree.map(lambda u, p: u + cast(factor, u) * cast(p, u), updates, params)
+
+
+@transformation(leafwise=True)
+def add_decoupled_weight_decay(weight_decay: NonNegative, mask: Any = None):
+    """u -> u + weight_decay * θ, to stand between the quotient and the learning rate.
+
+    Args:
+      weight_decay: λ [1/θ once multiplied by the learning rate].
+      mask: True where to decay: a tree of bools, or a function from parameters
+        to one; None decays every leaf.
+
+    Raises:
+      ValueError: `update` got no parameters, or the mask does not fit them.
+
+    Example:
+      >>> from adamw_jax import add_decoupled_weight_decay
+      >>> tx = add_decoupled_weight_decay(0.5)
+      >>> tx.update(1.0, tx.init(4.0), 4.0)[0].item()
+      3.0
+
+    Reference: Loshchilov & Hutter, "Decoupled Weight Decay Regularization",
+    2019, algorithm 2.
+    """
+    if mask is not None:
+        return masked(add_decoupled_weight_decay(weight_decay), mask)
+    name = "add_decoupled_weight_decay"
+    return optax.stateless(lambda u, params: _add_parameters(name, weight_decay, u, params))
+
+
+@transformation(leafwise=True)
+def add_l2_gradient(weight_decay: NonNegative, mask: Any = None):
+    """g -> g + weight_decay * θ, to stand before every moment.
+
+    Args:
+      weight_decay: λ of the penalty λ/2 ‖θ‖² in the loss [L/θ²].
+      mask: as in `add_decoupled_weight_decay`.
+
+    Raises:
+      ValueError: `update` got no parameters, or the mask does not fit them.
+
+    Reference: Loshchilov & Hutter, "Decoupled Weight Decay Regularization",
+    2019, algorithm 2 (the coupled line).
+    """
+    if mask is not None:
+        return masked(add_l2_gradient(weight_decay), mask)
+    name = "add_l2_gradient"
+    return optax.stateless(lambda g, params: _add_parameters(name, weight_decay, g, params))
+
+
+@transformation(leafwise=True)
+def shrink(weight_decay: NonNegative, schedule: LearningRate | None = None, mask: Any = None):
+    """u -> u - schedule(t) * weight_decay * θ, to stand after the learning rate.
+
+    Args:
+      weight_decay: λ, the fraction of θ that one step takes off (no unit).
+      schedule: multiplier as a number or a function of the number of earlier
+        updates, 1 at its peak; None for 1.
+      mask: as in `add_decoupled_weight_decay`.
+
+    State: `count`, the number of updates so far.
+
+    Raises:
+      ValueError: `update` got no parameters, or the mask does not fit them.
+
+    Reference: Loshchilov & Hutter, "Decoupled Weight Decay Regularization",
+    2019, algorithm 2, line 12.
+    """
+    if mask is not None:
+        return masked(shrink(weight_decay, schedule), mask)
+
+    def init(params):
+        return ShrinkState(jnp.zeros((), jnp.int32))
+
+    def update(updates, state, params=None):
+        multiplier = schedule(state.count) if callable(schedule) else schedule
+        factor = -weight_decay if multiplier is None else -(weight_decay * multiplier)
+        new = ShrinkState(count_up(state.count))
+        return _add_parameters("shrink", factor, updates, params), new
+
+    return optax.GradientTransformation(init, update)

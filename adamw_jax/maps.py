@@ -1,0 +1,126 @@
+"""Maps: pieces without memory, each one function of one array.
+
+They work leaf by leaf and keep no state.  Where the textbook function has no
+finite value or derivative (the root of zero), the convention is 0.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from adamw_jax.domains import Finite, NonNegative, Positive
+from adamw_jax.expression import transformation
+from adamw_jax.trees import cast
+
+
+def leafwise_map(function) -> optax.GradientTransformation:
+    """The stateless transformation that applies `function` to every leaf."""
+    return optax.stateless(lambda updates, params: jax.tree.map(function, updates))
+
+
+def largest(x: jax.Array) -> jax.Array:
+    """The largest finite number in the dtype of x."""
+    return cast(jnp.finfo(x.dtype).max, x)
+
+
+@jax.custom_jvp
+def safe_sqrt(x: jax.Array) -> jax.Array:
+    """√x, finite for infinite x and with derivative 0 (instead of infinity) at 0."""
+    return jnp.sqrt(jnp.minimum(x, largest(x)))
+
+
+@safe_sqrt.defjvp
+def _safe_sqrt_jvp(primals, tangents):
+    y = safe_sqrt(primals[0])
+    return y, tangents[0] * jnp.where(y > 0, 0.5 / jnp.where(y > 0, y, 1), 0)
+
+
+def abs_squared(x: jax.Array) -> jax.Array:
+    """x² for real, |x|² for complex arrays; always real."""
+    return jnp.real(x * jnp.conj(x))
+
+
+@transformation(leafwise=True)
+def identity():
+    """u -> u.
+
+    Example:
+      >>> from adamw_jax import identity
+      >>> identity().update({"w": 2.0}, identity().init({"w": 0.0}))[0]["w"].item()
+      2.0
+    """
+    return optax.stateless(lambda updates, params: updates)
+
+
+@transformation(leafwise=True)
+def square():
+    """u -> u², or |u|² for complex u."""
+    return leafwise_map(abs_squared)
+
+
+@transformation(leafwise=True)
+def sign():
+    """u -> sign(u), with sign(0) = 0; for complex u, u/|u|.
+
+    Reference: Bernstein et al., "signSGD", 2018, algorithm 1.
+    """
+    return leafwise_map(jnp.sign)
+
+
+@transformation(leafwise=True)
+def scale(factor: Finite):
+    """u -> factor * u.
+
+    Args:
+      factor: a number or array.
+    """
+    return leafwise_map(lambda u: cast(factor, u) * u)
+
+
+@transformation(leafwise=True)
+def clip(max_abs: Positive):
+    """u -> min(max(u, -max_abs), max_abs); a complex u keeps its phase.
+
+    Args:
+      max_abs: the largest magnitude that passes, in the unit of u.
+    """
+
+    def leaf(u):
+        if not jnp.iscomplexobj(u):
+            bound = cast(max_abs, u)
+            return jnp.clip(u, -bound, bound)
+        size = safe_sqrt(abs_squared(u))
+        bound = cast(max_abs, size)
+        return u * (bound / jnp.maximum(size, bound)).astype(u.dtype)
+
+    return leafwise_map(leaf)
+
+
+@transformation(leafwise=True)
+def root(eps: NonNegative = 0.0, *, eps_root: NonNegative = 0.0):
+    """v -> √(v + eps_root) + eps.
+
+    `eps` bounds the quotient that divides by this root; as a floor at v = 0,
+    `eps_root` inside acts like its own square root outside.
+
+    Args:
+      eps: added outside the root, in the unit of the root.
+      eps_root: added inside the root, in the unit of v.
+
+    Example:
+      >>> from adamw_jax import root
+      >>> tx = root(1.0, eps_root=9.0)
+      >>> tx.update(16.0, tx.init(0.0))[0].item()
+      6.0
+    """
+    return leafwise_map(lambda v: safe_sqrt(v + cast(eps_root, v)) + cast(eps, v))
+
+
+@transformation(leafwise=True)
+def floor(eps: NonNegative):
+    """v -> max(v, eps).
+
+    Args:
+      eps: the smallest value that leaves, in the unit of v.
+    """
+    return leafwise_map(lambda v: jnp.maximum(v, cast(eps, v)))

@@ -1,0 +1,271 @@
+"""Moments: pieces that remember.  Averages, sums and maxima of what they see.
+
+Symbols: g is what the piece receives, m and v are averages of g and |g|², and
+t = 1, 2, ... numbers the updates.  An average of g keeps the unit of g [L/θ],
+an average of |g|² its square [L²/θ²].
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from adamw_jax.domains import Decay, DType, Finite, NonNegative, Whole
+from adamw_jax.expression import transformation
+from adamw_jax.maps import abs_squared, largest
+from adamw_jax.trees import cast, real_dtype
+
+
+class ScaleByMomentumState(NamedTuple):
+    momentum: optax.Updates
+
+
+class SecondMomentState(NamedTuple):
+    second_moment: optax.Updates
+
+
+class SumOfSquaresState(NamedTuple):
+    sum_of_squares: optax.Updates
+
+
+class RunningMaxState(NamedTuple):
+    maximum: optax.Updates
+
+
+class DifferenceState(NamedTuple):
+    count: jax.Array
+    previous: optax.Updates
+
+
+class BiasCorrectionState(NamedTuple):
+    count: jax.Array
+
+
+def zeros(params, dtype=None, *, real=False, fill=0.0):
+    """An accumulator for every parameter; real where it holds squares."""
+
+    def leaf(p):
+        kind = dtype or (real_dtype(p.dtype) if real else p.dtype)
+        return jnp.full_like(p, fill, dtype=kind)
+
+    return jax.tree.map(leaf, params)
+
+
+def accumulate(name, step, updates, old):
+    """Maps `step(g, m)` over gradients and accumulators.
+
+    Returns what to pass on, in the precision of g, and what to store, in the
+    dtype of the accumulator."""
+
+    def leaf(g, m):
+        if g.shape != m.shape:
+            raise ValueError(
+                f"{name}: an update has shape {g.shape}, its accumulator {m.shape}. "
+                "They must be equal; nothing is broadcast."
+            )
+        return step(g, m.astype(jnp.promote_types(g.dtype, m.dtype)))
+
+    new = jax.tree.map(leaf, updates, old)
+    return new, jax.tree.map(lambda n, m: n.astype(m.dtype), new, old)
+
+
+def count_up(count: jax.Array) -> jax.Array:
+    """count + 1, stopping at the largest integer."""
+    return optax.safe_increment(count)
+
+
+def correction(decay, count: jax.Array, dtype, *, ahead=0) -> jax.Array:
+    """1 - decay^t at t = count + ahead: the weight that an average begun at 0 has gathered.
+
+    Computed as -expm1(t log(decay)), with log1p, since the plain form loses two
+    digits in float32 at t = 1."""
+    dtype = real_dtype(dtype)
+    t = count.astype(dtype) + jnp.asarray(ahead, dtype)
+    return -jnp.expm1(t * jnp.log1p(jnp.asarray(decay, dtype) - 1))
+
+
+@transformation(leafwise=True)
+def scale_by_momentum(
+    decay: Decay, *, gain: Finite | None = None, read: str = "after", dtype: DType | None = None
+):
+    """m <- decay * m + gain * g, passes m on.
+
+    An exponential moving average by default (gain = 1 - decay), a velocity
+    buffer with `gain=1.0`.  It starts at 0 and is not corrected for that; see
+    `bias_correction`.
+
+    Args:
+      decay: weight of the old value, in [0, 1).
+      gain: weight of the new value; None for 1 - decay.
+      read: pass on m as it is "after" or was "before" this update.
+      dtype: dtype of the stored m; None for the parameter's, at least float32.
+
+    State: `momentum`, like the parameters [L/θ].
+
+    Example:
+      >>> from adamw_jax import scale_by_momentum
+      >>> tx = scale_by_momentum(0.5)
+      >>> update, state = tx.update(4.0, tx.init(0.0))
+      >>> update.item(), state.momentum.item()
+      (2.0, 2.0)
+
+    Reference: Polyak 1964; Kingma & Ba, "Adam", 2015, algorithm 1 (m).
+    """
+    if read not in ("after", "before"):
+        raise ValueError(f'scale_by_momentum: read is {read!r}. It must be "after" or "before".')
+
+    def init(params):
+        return ScaleByMomentumState(zeros(params, dtype))
+
+    def update(updates, state, params=None):
+        def step(g, m):
+            b = cast(decay, g)
+            return b * m + (1 - b if gain is None else cast(gain, g)) * g
+
+        new, stored = accumulate("scale_by_momentum", step, updates, state.momentum)
+        if read == "before":
+            new = jax.tree.map(lambda m, g: m.astype(g.dtype), state.momentum, updates)
+        return new, ScaleByMomentumState(stored)
+
+    return optax.GradientTransformation(init, update)
+
+
+@transformation(leafwise=True)
+def second_moment(decay: Decay, *, dtype: DType | None = None):
+    """v <- decay * v + (1 - decay) * |g|², passes v on.
+
+    Args:
+      decay: weight of the old value, in [0, 1).
+      dtype: dtype of the stored v; None for the parameter's, at least float32.
+        In bfloat16 a v with decay 0.999 never decays.
+
+    State: `second_moment`, real, shaped like the parameters [L²/θ²].
+
+    Example:
+      >>> from adamw_jax import second_moment
+      >>> tx = second_moment(0.75)
+      >>> tx.update(4.0, tx.init(0.0))[0].item()
+      4.0
+
+    Reference: Kingma & Ba, "Adam", 2015, algorithm 1 (v).
+    """
+
+    def init(params):
+        return SecondMomentState(zeros(params, dtype, real=True))
+
+    def update(updates, state, params=None):
+        def step(g, v):
+            b = cast(decay, v)
+            # ((1-b) g) g, and a ceiling: one huge gradient must not make v infinite for ever.
+            # The ceiling is on the addend, since XLA computes a v twice whose last
+            # operation has one operand.
+            squared = jnp.real((cast(1 - b, g) * g) * jnp.conj(g))
+            return b * v + jnp.minimum(squared, (1 - b) * largest(v))
+
+        new, stored = accumulate("second_moment", step, updates, state.second_moment)
+        return new, SecondMomentState(stored)
+
+    return optax.GradientTransformation(init, update)
+
+
+@transformation(leafwise=True)
+def sum_of_squares(initial: NonNegative = 0.0, *, dtype: DType | None = None):
+    """s <- s + |g|², passes s on.
+
+    Args:
+      initial: s before the first update [L²/θ²].
+      dtype: dtype of the stored s; None for the parameter's, at least float32.
+
+    State: `sum_of_squares`, real, shaped like the parameters [L²/θ²].
+
+    Reference: Duchi et al., "Adaptive Subgradient Methods", 2011 (diagonal form).
+    """
+
+    def init(params):
+        return SumOfSquaresState(zeros(params, dtype, real=True, fill=initial))
+
+    def update(updates, state, params=None):
+        new, stored = accumulate(
+            "sum_of_squares",
+            lambda g, s: s + jnp.minimum(abs_squared(g), largest(s) - s),
+            updates,
+            state.sum_of_squares,
+        )
+        return new, SumOfSquaresState(stored)
+
+    return optax.GradientTransformation(init, update)
+
+
+@transformation(leafwise=True)
+def running_max():
+    """x <- max(x, u), passes x on: the largest value seen, from 0.
+
+    State: `maximum`, real, shaped like the parameters, in the unit of u.
+
+    Reference: Reddi et al., "On the Convergence of Adam and Beyond", 2018, algorithm 2.
+    """
+
+    def init(params):
+        return RunningMaxState(zeros(params, real=True))
+
+    def update(updates, state, params=None):
+        new, stored = accumulate("running_max", jnp.maximum, updates, state.maximum)
+        return new, RunningMaxState(stored)
+
+    return optax.GradientTransformation(init, update)
+
+
+@transformation(leafwise=True)
+def difference():
+    """g[t] - g[t-1], and 0 at the first update.
+
+    State: `previous`, like the parameters, in the unit of g; `count`.
+
+    Reference: Xie et al., "Adan", 2022, algorithm 1.
+    """
+
+    def init(params):
+        return DifferenceState(jnp.zeros((), jnp.int32), zeros(params))
+
+    def update(updates, state, params=None):
+        seen = state.count > 0
+        new, _ = accumulate(
+            "difference", lambda g, old: jnp.where(seen, g - old, 0), updates, state.previous
+        )
+        stored = jax.tree.map(lambda g, old: g.astype(old.dtype), updates, state.previous)
+        return new, DifferenceState(count_up(state.count), stored)
+
+    return optax.GradientTransformation(init, update)
+
+
+@transformation(leafwise=True)
+def bias_correction(decay: Decay, *, ahead: Whole = 0):
+    """m -> m / (1 - decay^t).
+
+    Undoes the pull towards 0 of an exponential moving average that began there.
+
+    Args:
+      decay: the decay of the average upstream.
+      ahead: correct as if this many updates later (NAdam looks one ahead).
+
+    State: `count`, the number of updates so far, int32.
+
+    Example:
+      >>> from adamw_jax import bias_correction, chain, scale_by_momentum
+      >>> tx = chain(scale_by_momentum(0.5), bias_correction(0.5))
+      >>> tx.update(4.0, tx.init(0.0))[0].item()
+      4.0
+
+    Reference: Kingma & Ba, "Adam", 2015, section 3.
+    """
+
+    def init(params):
+        return BiasCorrectionState(jnp.zeros((), jnp.int32))
+
+    def update(updates, state, params=None):
+        count = count_up(state.count)
+        leaf = lambda m: m / cast(correction(decay, count, m.dtype, ahead=ahead), m)
+        return jax.tree.map(leaf, updates), BiasCorrectionState(count)
+
+    return optax.GradientTransformation(init, update)

@@ -1,0 +1,191 @@
+"""Schedules that are data.
+
+A schedule is a function of the number of earlier updates, so the first one
+sees 0.  These are expressions too: they print, compare and pickle, and their
+numbers are leaves, so changing a peak or a length does not recompile.
+Fractions are taken in the default float dtype (float64 under x64), never in
+that of the integer count.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from adamw_jax.domains import LearningRate, NonNegative, Steps
+from adamw_jax.expression import Expression, remember
+
+
+class Schedule(Expression):
+    """A remembered function from the number of earlier updates to a number.
+
+    Its first argument is its largest value, `peak`."""
+
+    data = (*Expression.data, int)
+
+    def __init__(self, factory, arguments):
+        self.factory = factory
+        self.arguments = arguments
+
+    def _check_body(self, built):
+        if not callable(built):
+            raise TypeError(
+                f"{self.factory.__name__}: returned {built!r}. A schedule's factory must "
+                "return a function of the step."
+            )
+
+    def __call__(self, count: jax.typing.ArrayLike) -> jax.Array:
+        return self.body(jnp.asarray(count, float))
+
+    @property
+    def peak(self) -> Any:
+        return next(iter(self.arguments.values()))
+
+
+def schedule(function: Callable[..., Callable]) -> Callable[..., Schedule]:
+    """Makes a schedule factory remember its calls, as `transformation` does.
+
+    The factory's first argument is the schedule's largest value; it returns a
+    function of t, the number of earlier updates as a float array."""
+    return remember(function, Schedule)
+
+
+def _ramp(t, start, length):
+    """0 until `start`, 1 from `start + length` on, linear between."""
+    length = jnp.asarray(length, t.dtype)
+    inside = jnp.clip((t - start) / jnp.where(length > 0, length, 1), 0, 1)
+    return jnp.where(length > 0, inside, jnp.where(t >= start, 1, 0).astype(t.dtype))
+
+
+@schedule
+def constant(value: NonNegative):
+    """value, at every step.
+
+    Example:
+      >>> from adamw_jax import constant
+      >>> constant(0.5)(7).item()
+      0.5
+    """
+    return lambda t: jnp.asarray(value, t.dtype)
+
+
+@schedule
+def linear_warmup(peak: NonNegative, warmup_steps: Steps):
+    """peak * min(1, t / warmup_steps).
+
+    Args:
+      peak: the value reached and kept.
+      warmup_steps: length of the rise from 0.
+
+    Example:
+      >>> from adamw_jax import linear_warmup
+      >>> linear_warmup(1.0, 4)(1).item()
+      0.25
+    """
+    return lambda t: jnp.asarray(peak, t.dtype) * _ramp(t, 0, warmup_steps)
+
+
+@schedule
+def cosine(
+    peak: NonNegative, total_steps: Steps, *, warmup_steps: Steps = 0, end: NonNegative = 0.0
+):
+    """A linear rise to `peak`, then half a cosine wave down to `end`.
+
+    end + (peak - end) (1 + cos(π (t - warmup_steps) / (total_steps - warmup_steps))) / 2
+
+    Args:
+      peak: the largest value, reached after `warmup_steps`.
+      total_steps: when `end` is reached, the rise included.
+      warmup_steps: length of the rise from 0.
+      end: the value from `total_steps` on.
+
+    Example:
+      >>> from adamw_jax import cosine
+      >>> round(cosine(1.0, 8)(4).item(), 6)
+      0.5
+
+    Reference: Loshchilov & Hutter, "SGDR", 2017, equation 5.
+    """
+
+    def value(t):
+        top, last = jnp.asarray(peak, t.dtype), jnp.asarray(end, t.dtype)
+        fall = _ramp(t, warmup_steps, total_steps - warmup_steps)
+        wave = last + (top - last) * (1 + jnp.cos(jnp.pi * fall)) / 2
+        return jnp.where(t < warmup_steps, top * _ramp(t, 0, warmup_steps), wave)
+
+    return value
+
+
+@schedule
+def warmup_stable_decay(
+    peak: NonNegative,
+    total_steps: Steps,
+    *,
+    warmup_steps: Steps = 0,
+    decay_steps: Steps = 0,
+    end: NonNegative = 0.0,
+):
+    """A linear rise to `peak`, a plateau, and a linear fall to `end`.
+
+    Args:
+      peak: the value of the plateau.
+      total_steps: when `end` is reached, everything included.
+      warmup_steps: length of the rise from 0.
+      decay_steps: length of the fall.
+      end: the value from `total_steps` on.
+
+    Example:
+      >>> from adamw_jax import warmup_stable_decay
+      >>> wsd = warmup_stable_decay(1.0, 10, warmup_steps=2, decay_steps=4)
+      >>> [wsd(t).item() for t in (1, 5, 8, 10)]
+      [0.5, 1.0, 0.5, 0.0]
+
+    Reference: Hu et al., "MiniCPM", 2024, section 4.
+    """
+
+    def value(t):
+        top, last = jnp.asarray(peak, t.dtype), jnp.asarray(end, t.dtype)
+        rise = top * _ramp(t, 0, warmup_steps)
+        return rise - (top - last) * _ramp(t, total_steps - decay_steps, decay_steps)
+
+    return value
+
+
+@schedule
+def inverse_sqrt(peak: NonNegative, warmup_steps: Steps):
+    """peak * min(t / warmup_steps, √(warmup_steps / t)).
+
+    Args:
+      peak: the largest value, reached at `warmup_steps`.
+      warmup_steps: length of the linear rise from 0.
+
+    Example:
+      >>> from adamw_jax import inverse_sqrt
+      >>> inverse_sqrt(1.0, 4)(16).item()
+      0.5
+
+    Reference: Vaswani et al., "Attention Is All You Need", 2017, equation 3.
+    """
+
+    def value(t):
+        length = jnp.asarray(warmup_steps, t.dtype)
+        fall = jnp.sqrt(jnp.maximum(length, 1) / jnp.maximum(t, jnp.maximum(length, 1)))
+        return jnp.asarray(peak, t.dtype) * _ramp(t, 0, length) * fall
+
+    return value
+
+
+@schedule
+def relative(schedule: LearningRate):
+    """schedule / its peak: the schedule's shape, without its size.
+
+    Raises:
+      ValueError: the schedule does not know its peak.
+    """
+    if not isinstance(schedule, Schedule):
+        raise ValueError(
+            f"relative: {schedule!r} does not know its peak. Use a schedule of adamw_jax, such as "
+            "cosine(...), or give shrink(weight_decay, schedule) the multiplier itself."
+        )
+    return lambda t: schedule(t) / jnp.asarray(schedule.peak, t.dtype)
