@@ -1,27 +1,38 @@
 """Optimizers as expressions over small pure gradient transformations."""
 
-from adamw_jax.combine import (
-    add,
-    chain,
-    fork,
-    interpolate,
-    join,
-    masked,
-    merge,
-    pick,
-    precondition,
+from adamw_jax.averaging import eval_params, schedule_free
+from adamw_jax.combine import add, chain, divide, fork, interpolate, join, merge, pick, precondition
+from adamw_jax.curvature import curvature, gauss_newton_bartlett, hutchinson
+from adamw_jax.decay import (
+    add_decoupled_weight_decay,
+    add_l2_gradient,
+    proximal_decay,
+    shrink,
+    shrink_after,
 )
-from adamw_jax.decay import add_decoupled_weight_decay, add_l2_gradient, shrink
-from adamw_jax.expression import (
-    Transformation,
-    expand,
-    part,
-    parts,
-    replace,
-    swap,
-    transformation,
+from adamw_jax.distance import by_distance, distance_root
+from adamw_jax.eigenbasis import eigenbasis
+from adamw_jax.expression import Transformation, expand, part, parts, replace, swap, transformation
+from adamw_jax.frugal import block_second_moment, default_blocks, factored_second_moment
+from adamw_jax.guard import (
+    cautious,
+    clip_by_age,
+    clip_by_leaf_norm,
+    clip_by_rms,
+    rectify,
+    root_bias_correction,
+    scale_by_parameter_rms,
+    update_rms,
+)
+from adamw_jax.lookahead import (
+    nesterov_average,
+    nesterov_trace,
+    previous_second_moment,
+    variance_reduction,
+    warming_nesterov,
 )
 from adamw_jax.maps import clip, floor, identity, root, scale, sign, square
+from adamw_jax.matrix import View, default_matrices, orthogonalize, scale_by_shape
 from adamw_jax.moments import (
     bias_correction,
     difference,
@@ -30,8 +41,12 @@ from adamw_jax.moments import (
     second_moment,
     sum_of_squares,
 )
+from adamw_jax.newton_schulz import Table
 from adamw_jax.optimizers.adam import adam, adam_l2, adamw, scale_by_adam
 from adamw_jax.optimizers.adaptive import adagrad, rmsprop
+from adamw_jax.optimizers.extrapolation import adan, adopt, mars
+from adamw_jax.optimizers.frugal import adafactor, adam_mini
+from adamw_jax.optimizers.lion import lion, signum
 from adamw_jax.optimizers.momentum import (
     heavy_ball,
     lookahead_params,
@@ -40,9 +55,33 @@ from adamw_jax.optimizers.momentum import (
     nesterov,
     sgd,
 )
-from adamw_jax.rescale import clip_by_global_norm, scale_by_learning_rate, scale_by_rms
+from adamw_jax.optimizers.muon import muon
+from adamw_jax.optimizers.parameter_free import prodigy, schedule_free_adamw
+from adamw_jax.optimizers.soap import soap
+from adamw_jax.optimizers.sophia import sophia_g, sophia_h
+from adamw_jax.optimizers.variants import (
+    adabelief,
+    ademamix,
+    amsgrad,
+    cautious_adamw,
+    deviation,
+    laprop,
+    nadamw,
+    radam,
+    stable_adamw,
+)
+from adamw_jax.rescale import (
+    average,
+    clip_by_global_norm,
+    rms,
+    scale_by_learning_rate,
+    scale_by_rms,
+)
+from adamw_jax.routing import masked, route, routed, routes
 from adamw_jax.schedules import (
     Schedule,
+    ahead,
+    capped_inverse_sqrt,
     constant,
     cosine,
     inverse_sqrt,
@@ -51,5 +90,6 @@ from adamw_jax.schedules import (
     schedule,
     warmup_stable_decay,
 )
+from adamw_jax.timing import delay, scheduled
 
 __version__ = "0.1.0"

@@ -11,12 +11,14 @@ the output of the first.  The algebra therefore has two directions.
 * `precondition(numerator, denominator)` is the join by division that most
   optimizers are: `u -> numerator(u) / denominator(u)`.
 * `interpolate(weight, a)` mixes a branch with its input.
-* `masked(a, mask)` applies a piece to some leaves and leaves the others alone.
+
+Which leaf gets which transformation is the subject of `adamw_jax.routing`.
 
 State mirrors the expression: a tuple for positional parts, a dict for named
 ones, the state of the pieces inside.
 """
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -25,13 +27,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from adamw_jax import trees
 from adamw_jax.domains import Fraction
 from adamw_jax.expression import Transformation, init_part, transformation, update_part
 from adamw_jax.trees import cast
 
 
-def _expect_parts(name: str, stages: dict[str, Any]) -> None:
+def expect_parts(name: str, stages: dict[str, Any]) -> None:
+    """Raises where a stage is not a transformation or its name cannot be a slot."""
     for key, stage in stages.items():
         if not isinstance(stage, Transformation):
             raise TypeError(
@@ -42,7 +44,15 @@ def _expect_parts(name: str, stages: dict[str, Any]) -> None:
             raise TypeError(f"{name}: the name {key!r} holds a dot. Dots separate slots in a path.")
 
 
-@transformation(leafwise=True)
+def _as_first(parts: list[Transformation]) -> str:
+    return parts[0].consumes if parts else "tree"
+
+
+def _as_last(parts: list[Transformation]) -> str:
+    return parts[-1].produces if parts else "tree"
+
+
+@transformation(leafwise=True, consumes=_as_first, produces=_as_last)
 def chain(*stages: optax.GradientTransformation, **named: optax.GradientTransformation):
     """u -> last(...second(first(u))): each stage sees what the one before returns.
 
@@ -65,7 +75,7 @@ def chain(*stages: optax.GradientTransformation, **named: optax.GradientTransfor
     if stages and named:
         raise TypeError("chain: some stages are named and others are not. Name all or none.")
     parts = named or {str(i): stage for i, stage in enumerate(stages)}
-    _expect_parts("chain", parts)
+    expect_parts("chain", parts)
     mirror = dict if named else lambda states: tuple(states.values())
     listed = lambda state: state if named else dict(zip(parts, state, strict=True))
 
@@ -96,7 +106,7 @@ def _side_by_side(branches: dict[str, Transformation], join: Callable[[dict[str,
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-@transformation
+@transformation(leafwise=True, consumes=_as_first, produces="fork")
 def fork(**branches: optax.GradientTransformation):
     """u -> {name: branch(u)}: every branch sees the same input.
 
@@ -110,11 +120,11 @@ def fork(**branches: optax.GradientTransformation):
       >>> tx.update(3.0, tx.init(0.0))[0].item()
       6.0
     """
-    _expect_parts("fork", branches)
+    expect_parts("fork", branches)
     return _side_by_side(branches, lambda out: out)
 
 
-@transformation(consumes="fork")
+@transformation(leafwise=True, consumes="fork")
 def merge(op: Callable):
     """{name: tree} -> op(name=leaf, ...), leaf by leaf: makes one tree of a fork.
 
@@ -139,7 +149,9 @@ def merge(op: Callable):
                 f"merge: the function's parameters are not the branches {', '.join(updates)}. "
                 "Name them alike, for example merge(lambda g, m: g + m)."
             )
-        return jax.tree.map(lambda *xs: op(**dict(zip(updates, xs, strict=True))), *updates.values())
+        return jax.tree.map(
+            lambda *xs: op(**dict(zip(updates, xs, strict=True))), *updates.values()
+        )
 
     return optax.stateless(leafwise)
 
@@ -153,7 +165,7 @@ def _names(op: Callable, branches: dict[str, Any]) -> bool:
     return set(branches) <= by_name
 
 
-@transformation(consumes="fork")
+@transformation(leafwise=True, consumes="fork")
 def pick(name: str):
     """{name: tree} -> tree: takes one branch of a fork.
 
@@ -163,13 +175,15 @@ def pick(name: str):
 
     def choose(updates, params):
         if name not in updates:
-            raise KeyError(f"pick: there is no branch {name!r}. Choose one of: {', '.join(updates)}.")
+            raise KeyError(
+                f"pick: there is no branch {name!r}. Choose one of: {', '.join(updates)}."
+            )
         return updates[name]
 
     return optax.stateless(choose)
 
 
-@transformation(leafwise=True)
+@transformation(leafwise=True, consumes=_as_first)
 def join(op: Callable, **branches: optax.GradientTransformation):
     """u -> op(branch(u), ...), leaf by leaf; every branch sees the same input.
 
@@ -188,7 +202,7 @@ def join(op: Callable, **branches: optax.GradientTransformation):
     """
     if not callable(op):
         raise TypeError(f"join: op is {op!r}. Pass a function of {len(branches)} arrays.")
-    _expect_parts("join", branches)
+    expect_parts("join", branches)
     if _names(op, branches):
         leaf = lambda *xs: op(**dict(zip(branches, xs, strict=True)))
     else:
@@ -207,16 +221,28 @@ def divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     return numerator / cast(safe, numerator)
 
 
-@transformation(leafwise=True)
+@transformation(leafwise=True, consumes=_as_first)
 def precondition(
-    numerator: optax.GradientTransformation, denominator: optax.GradientTransformation
+    numerator: optax.GradientTransformation,
+    denominator: optax.GradientTransformation,
+    *,
+    basis: optax.GradientTransformation | None = None,
 ):
     """u -> numerator(u) / denominator(u), 0 where the denominator is 0.
 
     The sentence most optimizers are.  Both branches see the same u, so what
     stands before (clipping, an L2 term) reaches both.
 
-    State: {"numerator": ..., "denominator": ...}.
+    With a basis the quotient is taken in rotated coordinates, for a matrix
+    u -> Q (Qᵀ numerator(u) R / denominator(Qᵀ u R)) Rᵀ.
+
+    Args:
+      numerator: what is divided.
+      denominator: what divides.
+      basis: from u to the rotations, a tuple of matrices for every leaf, one an
+        axis, None for an axis left alone; see `eigenbasis`.
+
+    State: {"numerator": ..., "denominator": ..., "basis": ... if there is one}.
 
     Example:
       >>> from adamw_jax import chain, identity, precondition, root, square
@@ -225,8 +251,35 @@ def precondition(
       0.75
     """
     branches = {"numerator": numerator, "denominator": denominator}
-    _expect_parts("precondition", branches)
-    return _side_by_side(branches, lambda out: jax.tree.map(divide, *out.values()))
+    expect_parts("precondition", branches)
+    if basis is None:
+        return _side_by_side(branches, lambda out: jax.tree.map(divide, *out.values()))
+    branches["basis"] = basis
+    expect_parts("precondition", branches)
+
+    def init(params):
+        return {name: init_part(branch, params) for name, branch in branches.items()}
+
+    def update(updates, state, params=None, **extra):
+        run = lambda name, u: update_part(branches[name], u, state[name], params, extra)
+        rotations, new_basis = run("basis", updates)
+        top, new_numerator = run("numerator", updates)
+        bottom, new_denominator = run("denominator", jax.tree.map(rotate, updates, rotations))
+        quotient = jax.tree.map(divide, jax.tree.map(rotate, top, rotations), bottom)
+        new = {"numerator": new_numerator, "denominator": new_denominator, "basis": new_basis}
+        return jax.tree.map(functools.partial(rotate, back=True), quotient, rotations), new
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def rotate(x: jax.Array, rotations: tuple[jax.Array | None, ...], back: bool = False) -> jax.Array:
+    """x in the basis of the rotations' columns, along every axis; or back from it."""
+    for axis, q in enumerate(rotations):
+        if q is not None:
+            q = q if back else q.conj().T
+            turned = jnp.tensordot(q, x, axes=(1, axis), precision=jax.lax.Precision.HIGHEST)
+            x = jnp.moveaxis(turned, 0, axis)
+    return x
 
 
 @transformation(leafwise=True)
@@ -242,7 +295,7 @@ def interpolate(weight: Fraction, tx: optax.GradientTransformation):
     Reference: Chen et al., "Symbolic Discovery of Optimization Algorithms",
     2023, algorithm 2 (Lion's direction).
     """
-    _expect_parts("interpolate", {"tx": tx})
+    expect_parts("interpolate", {"tx": tx})
 
     def init(params):
         return {"tx": init_part(tx, params)}
@@ -251,35 +304,5 @@ def interpolate(weight: Fraction, tx: optax.GradientTransformation):
         branch, new = update_part(tx, updates, state["tx"], params, extra)
         mix = lambda m, u: cast(weight, u) * m + (1 - cast(weight, u)) * u
         return jax.tree.map(mix, branch, updates), {"tx": new}
-
-    return optax.GradientTransformationExtraArgs(init, update)
-
-
-@transformation
-def masked(tx: optax.GradientTransformation, mask: Any):
-    """Applies `tx` to the leaves where `mask` is True; the others pass unchanged.
-
-    Args:
-      tx: what to apply.
-      mask: a tree of bools shaped like the parameters or a prefix of them, or
-        a function from parameters to such a tree.
-
-    State: the state of `tx`, with `optax.MaskedNode()` in place of the others.
-
-    Raises:
-      ValueError: the mask does not fit the parameters, or holds something else
-        than bools.
-    """
-    _expect_parts("masked", {"tx": tx})
-    trees.check_mask("masked", mask)
-
-    def init(params):
-        return init_part(tx, trees.select(params, trees.mask_flags("masked", mask, params)))
-
-    def update(updates, state, params=None, **extra):
-        flags = trees.mask_flags("masked", mask, updates if params is None else params)
-        few = None if params is None else trees.select(params, flags)
-        chosen, state = update_part(tx, trees.select(updates, flags), state, few, extra)
-        return trees.put_back(chosen, updates, flags), state
 
     return optax.GradientTransformationExtraArgs(init, update)

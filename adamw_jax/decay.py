@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from adamw_jax.combine import masked
 from adamw_jax.domains import LearningRate, NonNegative
 from adamw_jax.expression import transformation
 from adamw_jax.moments import count_up
+from adamw_jax.routing import masked
 from adamw_jax.trees import cast
 
 
@@ -27,13 +27,33 @@ class ShrinkState(NamedTuple):
     count: jax.Array
 
 
-def _add_parameters(name: str, factor, updates, params):
-    """u + factor * θ on every leaf."""
+def _need(name: str, params: Any) -> None:
     if params is None:
         raise ValueError(
             f"{name}: got no parameters, and decay needs them. Call update(grads, state, params)."
         )
+
+
+def _add_parameters(name: str, factor, updates, params):
+    """u + factor * θ on every leaf."""
+    _need(name, params)
     return jax.tree.map(lambda u, p: u + cast(factor, u) * cast(p, u), updates, params)
+
+
+def _timed(name: str, step, weight_decay, schedule) -> optax.GradientTransformation:
+    """Maps step(u, θ, schedule(t) * weight_decay) over the leaves."""
+
+    def init(params):
+        return ShrinkState(jnp.zeros((), jnp.int32))
+
+    def update(updates, state, params=None):
+        _need(name, params)
+        multiplier = schedule(state.count) if callable(schedule) else schedule
+        factor = weight_decay if multiplier is None else weight_decay * multiplier
+        leaf = lambda u, p: step(u, cast(p, u), cast(factor, u))
+        return jax.tree.map(leaf, updates, params), ShrinkState(count_up(state.count))
+
+    return optax.GradientTransformation(init, update)
 
 
 @transformation(leafwise=True)
@@ -104,13 +124,50 @@ def shrink(weight_decay: NonNegative, schedule: LearningRate | None = None, mask
     if mask is not None:
         return masked(shrink(weight_decay, schedule), mask)
 
-    def init(params):
-        return ShrinkState(jnp.zeros((), jnp.int32))
+    return _timed("shrink", lambda u, p, factor: u - factor * p, weight_decay, schedule)
 
-    def update(updates, state, params=None):
-        multiplier = schedule(state.count) if callable(schedule) else schedule
-        factor = -weight_decay if multiplier is None else -(weight_decay * multiplier)
-        new = ShrinkState(count_up(state.count))
-        return _add_parameters("shrink", factor, updates, params), new
 
-    return optax.GradientTransformation(init, update)
+@transformation(leafwise=True)
+def shrink_after(weight_decay: NonNegative, schedule: LearningRate | None = None, mask: Any = None):
+    """u -> u - schedule(t) * weight_decay * (θ + u): `shrink` of the parameters after the step.
+
+    Args:
+      weight_decay, schedule, mask: as in `shrink`; give the learning rate for
+        `schedule` to couple the two.
+
+    State: `count`, the number of updates so far.
+
+    Raises:
+      ValueError: `update` got no parameters, or the mask does not fit them.
+
+    Reference: the authors' code of Vyas et al., "SOAP", 2024.
+    """
+    if mask is not None:
+        return masked(shrink_after(weight_decay, schedule), mask)
+    step = lambda u, p, factor: u - factor * (p + u)
+    return _timed("shrink_after", step, weight_decay, schedule)
+
+
+@transformation(leafwise=True)
+def proximal_decay(
+    weight_decay: NonNegative, schedule: LearningRate | None = None, mask: Any = None
+):
+    """u -> (u - k θ) / (1 + k), k = schedule(t) * weight_decay: the step of an implicit decay.
+
+    With θ + u the parameters after the step, they become (θ + u) / (1 + k).
+
+    Args:
+      weight_decay, schedule, mask: as in `shrink`; give the learning rate for
+        `schedule` to couple the two.
+
+    State: `count`, the number of updates so far.
+
+    Raises:
+      ValueError: `update` got no parameters, or the mask does not fit them.
+
+    Reference: Xie et al., "Adan", 2022, algorithm 1.
+    """
+    if mask is not None:
+        return masked(proximal_decay(weight_decay, schedule), mask)
+    step = lambda u, p, factor: (u - factor * p) / (1 + factor)
+    return _timed("proximal_decay", step, weight_decay, schedule)

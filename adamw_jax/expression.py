@@ -28,6 +28,7 @@ import optax
 from adamw_jax import domains, trees
 
 P = ParamSpec("P")
+Kind = str | Callable[[list], str]
 
 
 @jax.tree_util.register_pytree_node_class
@@ -141,7 +142,8 @@ def _call(function: Callable, signature: inspect.Signature, arguments: Mapping[s
     positional, keywords = [], {}
     for name, value in arguments.items():
         kind = signature.parameters[name].kind if name in signature.parameters else None
-        if name.isdigit() or (variadic and kind is inspect.Parameter.POSITIONAL_OR_KEYWORD):
+        first = kind is inspect.Parameter.POSITIONAL_OR_KEYWORD and variadic
+        if name.isdigit() or first or kind is inspect.Parameter.POSITIONAL_ONLY:
             positional.append(value)
         else:
             keywords[name] = value
@@ -193,10 +195,14 @@ def _written_arguments(expression: Expression) -> Iterator[str]:
         elif parameter.default is parameter.empty and parameter.kind is not parameter.KEYWORD_ONLY:
             yield _written(value)
         elif not _is_default(value, parameter.default):
-            yield f"{name}={_written(value)}"
+            keyword = "" if parameter.kind is parameter.POSITIONAL_ONLY else f"{name}="
+            yield f"{keyword}{_written(value)}"
 
 
 def _written(value: Any) -> str:
+    if type(value) in (tuple, list):
+        inside = ", ".join(map(_written, value)) + ("," if len(value) == 1 else "")
+        return f"[{inside.rstrip(',')}]" if isinstance(value, list) else f"({inside})"
     return value.__name__ if inspect.isroutine(value) else repr(value)
 
 
@@ -296,7 +302,18 @@ class Transformation(Expression, optax.GradientTransformationExtraArgs):
     @property
     def consumes(self) -> str:
         """What `update` reads: "tree", or "fork" for a dict of branches."""
-        return self.body.consumes if self.composite else self.factory.declared["consumes"]
+        return self._declared("consumes")
+
+    @property
+    def produces(self) -> str:
+        """What `update` returns: "tree" or "fork"."""
+        return self._declared("produces")
+
+    def _declared(self, what: str) -> str:
+        if self.composite:
+            return self.body._declared(what)
+        declared = self.factory.declared[what]
+        return declared(list(slots(self).values())) if callable(declared) else declared
 
     @functools.cached_property
     def leafwise(self) -> bool:
@@ -305,6 +322,11 @@ class Transformation(Expression, optax.GradientTransformationExtraArgs):
             return self.body.leafwise
         declared = self.factory.declared["leafwise"]
         return declared and all(part.leafwise for part in slots(self).values())
+
+    @property
+    def separable(self) -> bool:
+        """Whether the leaves of a tree may be dealt out, each updated alone."""
+        return self.leafwise and self.consumes == self.produces == "tree"
 
 
 def _is_arraylike(x: Any) -> bool:
@@ -315,7 +337,9 @@ def transformation(
     function: Callable[P, optax.GradientTransformation] | None = None,
     *,
     leafwise: bool = False,
-    consumes: str = "tree",
+    consumes: Kind = "tree",
+    produces: Kind = "tree",
+    eval_params: Callable | None = None,
 ) -> Callable[P, Transformation]:
     """Makes a factory's transformations remember the call that built them.
 
@@ -334,7 +358,10 @@ def transformation(
         instead of once per leaf.  State must be a `NamedTuple` whose fields are
         scalars or trees shaped like the parameters.
       consumes: "tree" for gradients shaped like parameters, "fork" for a dict
-        of branches.
+        of branches, or a function from the list of parts to one of these.
+      produces: likewise, what `update` returns.
+      eval_params: `(state, params) -> params` where the weights to evaluate
+        are not the ones that are trained; takes the piece's arguments first.
 
     Returns:
       The factory, with the same signature, returning a `Transformation`.
@@ -348,9 +375,12 @@ def transformation(
       >>> aj.chain(negate(), aj.scale(0.5))
       chain(negate(), scale(0.5))
     """
+    declared: dict[str, Any] = dict(
+        leafwise=leafwise, consumes=consumes, produces=produces, eval_params=eval_params
+    )
     if function is None:
-        return functools.partial(transformation, leafwise=leafwise, consumes=consumes)
-    return remember(function, Transformation, leafwise=leafwise, consumes=consumes)
+        return functools.partial(transformation, **declared)
+    return remember(function, Transformation, **declared)
 
 
 @transformation
@@ -383,7 +413,7 @@ def init_part(tx: Transformation, params: Any) -> Any:
 
 def update_part(tx: Transformation, updates, state, params=None, extra: Mapping = {}):  # noqa: B006
     """One update of a part inside a larger expression: no checks, no casts."""
-    if tx.leafwise and not trees.is_bare(updates):
+    if tx.separable and not trees.is_bare(updates):
         return trees.update_each_leaf(tx, _update_leaf, updates, state, params)
     return _update_whole(tx, updates, state, params, extra)
 

@@ -132,11 +132,12 @@ def scale_by_momentum(
 
 
 @transformation(leafwise=True)
-def second_moment(decay: Decay, *, dtype: DType | None = None):
+def second_moment(decay: Decay, *, eps_root: NonNegative | None = None, dtype: DType | None = None):
     """v <- decay * v + (1 - decay) * |g|², passes v on.
 
     Args:
       decay: weight of the old value, in [0, 1).
+      eps_root: added to v at every update and kept in it [L²/θ²]; None for 0.
       dtype: dtype of the stored v; None for the parameter's, at least float32.
         In bfloat16 a v with decay 0.999 never decays.
 
@@ -161,7 +162,8 @@ def second_moment(decay: Decay, *, dtype: DType | None = None):
             # The ceiling is on the addend, since XLA computes a v twice whose last
             # operation has one operand.
             squared = jnp.real((cast(1 - b, g) * g) * jnp.conj(g))
-            return b * v + jnp.minimum(squared, (1 - b) * largest(v))
+            addend = jnp.minimum(squared, (1 - b) * largest(v))
+            return b * v + (addend if eps_root is None else addend + cast(eps_root, v))
 
         new, stored = accumulate("second_moment", step, updates, state.second_moment)
         return new, SecondMomentState(stored)

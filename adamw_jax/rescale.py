@@ -11,13 +11,38 @@ from adamw_jax.combine import chain, precondition
 from adamw_jax.domains import Decay, LearningRate, NonNegative, Positive
 from adamw_jax.expression import transformation
 from adamw_jax.maps import abs_squared, identity, root, safe_sqrt
-from adamw_jax.moments import count_up, second_moment
+from adamw_jax.moments import bias_correction, count_up, scale_by_momentum, second_moment
 from adamw_jax.trees import cast
 
 
 class ScaleByLearningRateState(NamedTuple):
     count: jax.Array
     learning_rate: jax.Array
+
+
+@transformation
+def average(decay: Decay):
+    """m̂: the bias-corrected average of g.
+
+    Args:
+      decay: in [0, 1).
+
+    Reference: Kingma & Ba, "Adam", 2015, algorithm 1.
+    """
+    return chain(scale_by_momentum(decay), bias_correction(decay))
+
+
+@transformation
+def rms(decay: Decay, eps: NonNegative = 1e-8):
+    """√v̂ + eps: the root of the bias-corrected average of g².
+
+    Args:
+      decay: in [0, 1).
+      eps: added outside the root [L/θ].
+
+    Reference: Kingma & Ba, "Adam", 2015, algorithm 1.
+    """
+    return chain(moment=second_moment(decay), correction=bias_correction(decay), root=root(eps))
 
 
 @transformation

@@ -40,7 +40,8 @@ class Schedule(Expression):
 
     @property
     def peak(self) -> Any:
-        return next(iter(self.arguments.values()))
+        first = next(iter(self.arguments.values()))
+        return first.peak if isinstance(first, Schedule) else first
 
 
 def schedule(function: Callable[..., Callable]) -> Callable[..., Schedule]:
@@ -189,3 +190,24 @@ def relative(schedule: LearningRate):
             "cosine(...), or give shrink(weight_decay, schedule) the multiplier itself."
         )
     return lambda t: schedule(t) / jnp.asarray(schedule.peak, t.dtype)
+
+
+@schedule
+def ahead(schedule: LearningRate, steps: Steps = 1):
+    """schedule(t + steps): lets the first update see 1 instead of 0.
+
+    Example:
+      >>> from adamw_jax import ahead, linear_warmup
+      >>> ahead(linear_warmup(1.0, 4))(0).item()
+      0.25
+    """
+    return lambda t: schedule(t + jnp.asarray(steps, t.dtype))
+
+
+@schedule
+def capped_inverse_sqrt(peak: NonNegative):
+    """min(peak, 1 / √(t + 1)).
+
+    Reference: Shazeer & Stern, "Adafactor", 2018, algorithm 6.
+    """
+    return lambda t: jnp.minimum(jnp.asarray(peak, t.dtype), 1 / jnp.sqrt(t + 1))

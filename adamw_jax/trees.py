@@ -102,7 +102,11 @@ def check_match(function: str, updates: Any, params: Any) -> None:
     paths, treedef = jax.tree_util.tree_flatten_with_path(updates)
     if treedef != jax.tree.structure(params):
         where = first_difference(updates, params)
-        what = f"differ first at '{where}'" if where else f"are {treedef} and {jax.tree.structure(params)}"
+        what = (
+            f"differ first at '{where}'"
+            if where
+            else f"are {treedef} and {jax.tree.structure(params)}"
+        )
         raise ValueError(
             f"{function}: the trees of gradients and parameters {what}. Pass the gradient of "
             "every parameter, in the same containers."
@@ -135,7 +139,9 @@ def update_each_leaf(tx: Any, update_leaf: Any, updates: Any, state: Any, params
     param_leaves = [None] * len(leaves) if params is None else jax.tree.leaves(params)
     out, columns = [], []
     for i, (leaf, param) in enumerate(zip(leaves, param_leaves, strict=True)):
-        own = [node if column is None else column[i] for node, column in zip(nodes, dealt, strict=True)]
+        own = [
+            node if column is None else column[i] for node, column in zip(nodes, dealt, strict=True)
+        ]
         new, own = update_leaf(tx, leaf, statedef.unflatten(own), param)
         out.append(new)
         columns.append(statedef.flatten_up_to(own))

@@ -9,8 +9,8 @@ from adamw_jax.combine import chain
 from adamw_jax.decay import add_decoupled_weight_decay, add_l2_gradient, shrink
 from adamw_jax.domains import Decay, LearningRate, NonNegative
 from adamw_jax.expression import transformation
-from adamw_jax.moments import bias_correction, scale_by_momentum
-from adamw_jax.rescale import scale_by_learning_rate, scale_by_rms
+from adamw_jax.moments import bias_correction
+from adamw_jax.rescale import average, scale_by_learning_rate, scale_by_rms
 from adamw_jax.schedules import relative
 
 
@@ -29,15 +29,13 @@ def scale_by_adam(b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8):
     return scale_by_rms(
         b2,
         eps,
-        numerator=chain(scale_by_momentum(b1), bias_correction(b1)),  # m̂
+        numerator=average(b1),  # m̂
         correction=bias_correction(b2),  # v̂, under the root
     )
 
 
 @transformation
-def adam(
-    learning_rate: LearningRate, b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8
-):
+def adam(learning_rate: LearningRate, b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8):
     """θ <- θ - lr m̂ / (√v̂ + eps).
 
     m <- b1 m + (1 - b1) g,   m̂ = m / (1 - b1^t)

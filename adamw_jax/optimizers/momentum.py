@@ -3,9 +3,10 @@
 import jax
 import optax
 
-from adamw_jax.combine import add, chain, join
+from adamw_jax.combine import chain
 from adamw_jax.domains import Decay, LearningRate
 from adamw_jax.expression import transformation
+from adamw_jax.lookahead import nesterov_trace
 from adamw_jax.maps import identity
 from adamw_jax.moments import scale_by_momentum
 from adamw_jax.rescale import scale_by_learning_rate
@@ -83,9 +84,7 @@ def nesterov(learning_rate: LearningRate, momentum: Decay = 0.9):
     initialization and momentum in deep learning", 2013, equations 3-4.
     """
     return chain(
-        direction=join(
-            add, gradient=identity(), momentum=scale_by_momentum(momentum, gain=momentum)
-        ),
+        direction=nesterov_trace(momentum),
         learning_rate=scale_by_learning_rate(learning_rate),
     )
 

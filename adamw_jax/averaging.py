@@ -1,0 +1,140 @@
+"""Averaging: training at one point, evaluating at another."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from adamw_jax import trees
+from adamw_jax.combine import expect_parts
+from adamw_jax.domains import Decay, Finite, LearningRate
+from adamw_jax.expression import init_part, lift, parts, slots, transformation, update_part
+from adamw_jax.moments import count_up
+from adamw_jax.routing import assign, masked, routed
+from adamw_jax.trees import cast
+
+
+class ScheduleFreeState(NamedTuple):
+    count: jax.Array
+    z: optax.Params
+    weight_sum: jax.Array
+    largest_rate: jax.Array
+    tx: Any
+
+
+def _average_point(arguments, state, params):
+    def leaf(y, z):
+        b1 = cast(arguments["b1"], z)
+        return ((y.astype(z.dtype) - (1 - b1) * z) / b1).astype(y.dtype)
+
+    return jax.tree.map(leaf, params, state.z)
+
+
+@transformation(eval_params=_average_point)
+def schedule_free(
+    tx: optax.GradientTransformation,
+    learning_rate: LearningRate,
+    b1: Decay = 0.9,
+    *,
+    power: Finite = 0.0,
+    weight_power: Finite = 2.0,
+):
+    """Trains at y = b1 x + (1 - b1) z, where z takes the steps and x is their average.
+
+    z <- z + tx(g);  x <- (1 - c) x + c z,  c = w / Σw,  w = t^power · max(lr)^weight_power
+
+    The parameters that are trained are y; evaluate at x, which `eval_params`
+    gives.  Only z is stored.
+
+    Args:
+      tx: the step of z, learning rate included.
+      learning_rate: the one in `tx`, which weighs the average.
+      b1: how close y is to the average, in (0, 1).
+      power: 0 weighs all steps alike, larger values the late ones more.
+      weight_power: exponent of the largest learning rate so far.
+
+    State: `z`, like the parameters; `weight_sum`; `largest_rate`; `count`; `tx`.
+
+    Reference: Defazio et al., "The Road Less Scheduled", 2024, algorithm 1.
+    """
+    expect_parts("schedule_free", {"tx": tx})
+
+    def init(params):
+        zero = jnp.zeros((), float)
+        z = jax.tree.map(lambda p: jnp.array(p), params)  # a copy: parameters may be donated
+        return ScheduleFreeState(jnp.zeros((), jnp.int32), z, zero, zero, init_part(tx, params))
+
+    def update(updates, state, params=None, **extra):
+        if params is None:
+            raise ValueError("schedule_free: got no parameters. Call update(grads, state, params).")
+        step, inner = update_part(tx, updates, state.tx, params, extra)
+        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        count, total = count_up(state.count), state.weight_sum
+        largest = jnp.maximum(state.largest_rate, cast(rate, total))
+        weight = count.astype(total.dtype) ** cast(power, total)
+        weight = weight * largest ** cast(weight_power, total)
+        total = total + weight
+        share = jnp.where(total > 0, weight / jnp.where(total > 0, total, 1), 0)
+
+        def move(y, z, u):  # what the three equations above leave for y
+            c, b = cast(share, u), cast(b1, u)
+            return c * (z.astype(u.dtype) - cast(y, u)) + (1 - b * (1 - c)) * u
+
+        moved = jax.tree.map(move, params, state.z, step)
+        z = jax.tree.map(lambda z, u: z + u.astype(z.dtype), state.z, step)
+        return moved, ScheduleFreeState(count, z, total, largest, inner)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def state_of(state: Any, name: str) -> Any:
+    """The state of the part in slot `name`, from the state of what holds it."""
+    if isinstance(state, dict):
+        return state[name]
+    return state[int(name)] if name.isdigit() else getattr(state, name)
+
+
+def eval_params(tx: optax.GradientTransformation, state: Any, params: Any) -> Any:
+    """The parameters to evaluate: those that are trained, unless a part averages.
+
+    One function for all optimizers; it finds the part that knows better.
+
+    Args:
+      tx: the optimizer.
+      state: its state.
+      params: the parameters it trains.
+
+    Example:
+      >>> from adamw_jax import adamw, eval_params
+      >>> tx = adamw(1e-3)
+      >>> eval_params(tx, tx.init(0.5), 0.5)
+      0.5
+    """
+    tx = lift(tx)
+    while tx.composite:
+        tx = tx.body
+    own = tx.factory.declared["eval_params"]
+    if own:
+        return own(tx.arguments, state, params)
+    if tx.factory in (masked, routed):
+        return _eval_routes(tx, state, params)
+    for name, inner in slots(tx).items():
+        if any(piece.factory.declared["eval_params"] for piece in (inner, *parts(inner).values())):
+            params = eval_params(inner, state_of(state, name), params)
+    return params
+
+
+def _eval_routes(tx, state, params):
+    """`eval_params` where each part holds some of the leaves."""
+    branches = slots(tx)
+    if tx.factory is masked:
+        flags = trees.mask_flags("eval_params", tx.arguments["mask"], params)
+        owners = ["tx" if flag else None for flag in flags]
+    else:
+        owners = assign(tx.arguments["matchers"], tuple(branches), params)
+    for name, branch in branches.items():
+        flags = [owner == name for owner in owners]
+        chosen = eval_params(branch, state[name], trees.select(params, flags))
+        params = trees.put_back(chosen, params, flags)
+    return params

@@ -1,0 +1,114 @@
+"""Distance: learning the step size from how far the parameters have come."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from adamw_jax.combine import expect_parts
+from adamw_jax.domains import Decay, LearningRate, NonNegative, Positive
+from adamw_jax.expression import init_part, transformation, update_part
+from adamw_jax.maps import safe_sqrt
+from adamw_jax.moments import count_up, zeros
+from adamw_jax.trees import cast
+
+
+class ByDistanceState(NamedTuple):
+    count: jax.Array
+    initial: optax.Params
+    gradient_sum: optax.Updates
+    correlation: jax.Array
+    distance: jax.Array
+    tx: Any
+
+
+@transformation
+def by_distance(
+    tx: optax.GradientTransformation,
+    learning_rate: LearningRate,
+    b3: Decay,
+    *,
+    d0: Positive = 1e-6,
+    growth: Positive = 1.0,
+):
+    """u -> d · tx(d · u), where d estimates the distance from the start to the solution.
+
+    r <- b3 r + (d²/d0) lr ⟨g, θ₀ - θ⟩;  s <- b3 s + (d²/d0) lr g
+    d <- max(d, growth · r / ‖s‖₁)
+
+    Sums run over the whole tree.  `tx` learns the new d as the extra argument
+    `distance`; the step is scaled by the old one.
+
+    Args:
+      tx: the step, learning rate included.
+      learning_rate: the one in `tx`.
+      b3: decay of r and s, in [0, 1).
+      d0: the first estimate [θ].
+      growth: multiplies every new estimate.
+
+    State: `distance`; `initial`, the parameters at the start; `gradient_sum`
+    (s), like the parameters; `correlation` (r); `count`; `tx`.
+
+    Reference: Mishchenko & Defazio, "Prodigy", 2023, algorithm 4 (Adam version).
+    """
+    expect_parts("by_distance", {"tx": tx})
+
+    def init(params):
+        start = jax.tree.map(lambda p: jnp.array(p), params)
+        zero = jnp.zeros((), float)
+        distance = jnp.asarray(d0, zero.dtype)
+        count = jnp.zeros((), jnp.int32)
+        inner = init_part(tx, params)
+        return ByDistanceState(count, start, zeros(params), zero, distance, inner)
+
+    def update(updates, state, params=None, **extra):
+        if params is None:
+            raise ValueError("by_distance: got no parameters. Call update(grads, state, params).")
+        d, decay = state.distance, cast(b3, state.distance)
+        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        weight = d / cast(d0, d) * d * cast(rate, d)
+        inner = lambda g, start, p: jnp.sum(jnp.real(jnp.conj(g) * (start - p)))
+        travelled = _total(jax.tree.map(inner, updates, state.initial, params), d)
+        correlation = decay * state.correlation + weight * travelled
+        average = lambda s, g: cast(decay, s) * s + cast(weight, s) * g
+        gradient_sum = jax.tree.map(average, state.gradient_sum, updates)
+        norm = _total(jax.tree.map(lambda s: jnp.sum(jnp.abs(s)), gradient_sum), d)
+        estimate = cast(growth, d) * correlation / jnp.where(norm > 0, norm, 1)
+        distance = jnp.where(norm > 0, jnp.maximum(d, estimate), d)
+        scaled = jax.tree.map(lambda g: cast(d, g) * g, updates)
+        extra = {**extra, "distance": distance}
+        step, own = update_part(tx, scaled, state.tx, params, extra)
+        step = jax.tree.map(lambda u: cast(d, u) * u, step)
+        count = count_up(state.count)
+        new = ByDistanceState(count, state.initial, gradient_sum, correlation, distance, own)
+        return step, new
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _total(tree, like):
+    return functools.reduce(
+        jnp.add, (cast(x, like) for x in jax.tree.leaves(tree)), jnp.zeros((), like.dtype)
+    )
+
+
+@transformation
+def distance_root(eps: NonNegative = 1e-8):
+    """v -> √v + d·eps, with d from `by_distance`, whose gradients are d times larger.
+
+    Args:
+      eps: added outside the root, times d [L/θ].
+
+    Raises:
+      ValueError: it does not stand inside `by_distance`.
+    """
+
+    def update(updates, state, params=None, *, distance=None, **extra):
+        if distance is None:
+            raise ValueError("distance_root: got no distance. Put it inside by_distance(...).")
+        leaf = lambda v: safe_sqrt(v) + cast(distance, v) * cast(eps, v)
+        return jax.tree.map(leaf, updates), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)

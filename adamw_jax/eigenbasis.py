@@ -1,0 +1,93 @@
+"""Eigenbasis: the rotations in which gradients of a matrix are least correlated."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from adamw_jax.domains import Count, Decay
+from adamw_jax.expression import transformation
+from adamw_jax.moments import count_up
+from adamw_jax.trees import cast
+
+
+class EigenbasisState(NamedTuple):
+    count: jax.Array
+    gram: Any
+    vectors: Any
+
+
+@transformation
+def eigenbasis(decay: Decay, *, every: Count = 10, max_dim: Count = 10000):
+    """g -> for every axis, the eigenvectors of the average of g gᵀ along it.
+
+    The basis of `precondition(..., basis=...)`.  The first update decomposes;
+    after that every k-th takes one step of orthogonal iteration, a product and
+    a QR factorisation.  An update is answered with the vectors from before it.
+
+    Columns keep their places when the iteration reorders them by size, so a
+    second moment kept in this basis needs no reordering.
+
+    Args:
+      decay: of the averages, in [0, 1).
+      every: k, updates from one renewal to the next.
+      max_dim: longer axes, and arrays with one axis or none, are left alone.
+
+    State: `gram` and `vectors`, a tuple of square matrices for every leaf, one
+    an axis, None for axes left alone; `count`.
+
+    Reference: Vyas et al., "SOAP", 2024, algorithms 3-4.
+    """
+
+    def rotated(p):
+        return [p.ndim > 1 and 0 < n <= max_dim for n in p.shape]
+
+    def per_axis(make):
+        def leaf(p):
+            return tuple(
+                make(n, p.dtype) if r else None for n, r in zip(p.shape, rotated(p), strict=True)
+            )
+
+        return leaf
+
+    def init(params):
+        return EigenbasisState(
+            jnp.zeros((), jnp.int32),
+            jax.tree.map(per_axis(lambda n, dtype: jnp.zeros((n, n), dtype)), params),
+            jax.tree.map(per_axis(lambda n, dtype: jnp.eye(n, dtype=dtype)), params),
+        )
+
+    def update(updates, state, params=None):
+        def observe(g, grams):
+            average = lambda old, axis: cast(decay, g) * old + (1 - cast(decay, g)) * _gram(g, axis)
+            return tuple(None if m is None else average(m, i) for i, m in enumerate(grams))
+
+        grams = jax.tree.map(observe, updates, state.gram)
+        first = lambda m, q: jax.tree.map(_eigenvectors, m)
+        again = lambda m, q: jax.tree.map(_iterate, m, q)
+        keep = lambda m, q: q
+        case = jnp.where(state.count == 0, 0, jnp.where(state.count % every == 0, 1, 2))
+        vectors = jax.lax.switch(case, (first, again, keep), grams, state.vectors)
+        return state.vectors, EigenbasisState(count_up(state.count), grams, vectors)
+
+    return optax.GradientTransformation(init, update)
+
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def _gram(g, axis):
+    rows = jnp.moveaxis(g, axis, 0).reshape(g.shape[axis], -1)
+    return jnp.matmul(rows, rows.conj().T, precision=_HIGHEST)
+
+
+def _eigenvectors(gram):
+    return jnp.linalg.eigh(gram)[1][:, ::-1]  # largest first
+
+
+def _iterate(gram, vectors):
+    product = jnp.matmul(gram, vectors, precision=_HIGHEST)
+    order = jnp.argsort(-jnp.real(jnp.sum(vectors.conj() * product, axis=0)))
+    renewed = jnp.linalg.qr(product[:, order])[0]
+    return renewed[:, jnp.argsort(order)]

@@ -1,0 +1,214 @@
+"""Guards: pieces that hold an update back when it looks wrong."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from adamw_jax.domains import Decay, NonNegative, Positive
+from adamw_jax.expression import transformation
+from adamw_jax.maps import abs_squared, leafwise_map, safe_sqrt
+from adamw_jax.moments import BiasCorrectionState, correction, count_up
+from adamw_jax.trees import cast
+
+
+class CountState(NamedTuple):
+    count: jax.Array
+
+
+def rms(x: jax.Array) -> jax.Array:
+    """The root of the mean of |x|², 0 for an empty array."""
+    return safe_sqrt(jnp.sum(abs_squared(x)) / max(x.size, 1))
+
+
+@transformation(leafwise=True, consumes="fork")
+def cautious():
+    """{update, gradient} -> u · k / max(mean(k), 1e-3), where k = 1 if u g > 0, else 0.
+
+    Drops the coordinates in which the update and the gradient disagree, and
+    makes up for their number, one mean for each leaf.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from adamw_jax import cautious
+      >>> u, g = jnp.array([1.0, 1.0]), jnp.array([1.0, -1.0])
+      >>> cautious().update({"update": u, "gradient": g}, cautious().init(g))[0].tolist()
+      [2.0, 0.0]
+
+    Reference: Liang et al., "Cautious Optimizers", 2024, algorithm 1; scale as
+    in the authors' package C-Optim.
+    """
+
+    def leaf(u, g):
+        agree = (jnp.real(u * jnp.conj(g)) > 0).astype(u.dtype)
+        share = jnp.sum(agree) / max(u.size, 1)
+        return u * agree / jnp.maximum(jnp.real(share), 1e-3).astype(u.dtype)
+
+    return optax.stateless(
+        lambda fork, params: jax.tree.map(leaf, fork["update"], fork["gradient"])
+    )
+
+
+@transformation(leafwise=True, consumes="fork")
+def update_rms(eps: NonNegative = 1e-8):
+    """{gradient, second_moment} -> max(1, RMS(g / max(√v, eps))), one number a leaf.
+
+    Above 1 when the gradient is larger than its history says.
+
+    Args:
+      eps: least value of √v [L/θ].
+
+    Reference: Wortsman et al., "Stable and low-precision training for
+    large-scale vision-language models", 2023, algorithm 2.
+    """
+
+    def leaf(g, v):
+        squares = abs_squared(g) / jnp.maximum(v, jnp.square(cast(eps, v)))
+        return jnp.maximum(1, jnp.sqrt(jnp.sum(squares) / max(g.size, 1))).astype(g.dtype)
+
+    return optax.stateless(
+        lambda fork, params: jax.tree.map(leaf, fork["gradient"], fork["second_moment"])
+    )
+
+
+@transformation(leafwise=True)
+def clip_by_rms(threshold: Positive = 1.0):
+    """u -> u / max(1, RMS(u) / threshold), for each leaf.
+
+    Args:
+      threshold: the largest RMS that passes, in the unit of u.
+
+    Reference: Shazeer & Stern, "Adafactor", 2018, section 6.
+    """
+    return leafwise_map(lambda u: u / cast(jnp.maximum(1, rms(u) / cast(threshold, rms(u))), u))
+
+
+@transformation(leafwise=True)
+def clip_by_leaf_norm(max_norm: Positive):
+    """u -> u · min(1, max_norm / ‖u‖), for each leaf.
+
+    Args:
+      max_norm: the largest norm that passes, in the unit of u.
+
+    Reference: Yuan et al., "MARS", 2024, algorithm 2.
+    """
+
+    def leaf(u):
+        norm = safe_sqrt(jnp.sum(abs_squared(u)))
+        limit = cast(max_norm, norm)
+        return u * cast(limit / jnp.maximum(norm, limit), u)
+
+    return leafwise_map(leaf)
+
+
+@transformation(leafwise=True)
+def scale_by_parameter_rms(minimum: NonNegative = 1e-3):
+    """u -> max(minimum, RMS(θ)) · u, for each leaf: steps relative to the parameters.
+
+    Args:
+      minimum: the least scale [θ], so that parameters at 0 can leave it.
+
+    Raises:
+      ValueError: `update` got no parameters.
+
+    Reference: Shazeer & Stern, "Adafactor", 2018, section 8.
+    """
+
+    def update(updates, params):
+        if params is None:
+            raise ValueError(
+                "scale_by_parameter_rms: got no parameters. Call update(grads, state, params)."
+            )
+        leaf = lambda u, p: cast(jnp.maximum(cast(minimum, rms(p)), rms(p)), u) * u
+        return jax.tree.map(leaf, updates, params)
+
+    return optax.stateless(update)
+
+
+@transformation(leafwise=True)
+def clip_by_age(power: Positive = 0.25):
+    """u -> clip(u, -b, b) with b = (t - 1)^power: nothing passes the first time.
+
+    Args:
+      power: how fast the bound grows.
+
+    State: `count`, the number of updates so far.
+
+    Reference: Taniguchi et al., "ADOPT", 2024, algorithm 2.
+    """
+
+    def init(params):
+        return CountState(jnp.zeros((), jnp.int32))
+
+    def update(updates, state, params=None):
+        def leaf(u):
+            bound = state.count.astype(u.dtype) ** cast(power, u)
+            return jnp.clip(u, -bound, bound)
+
+        return jax.tree.map(leaf, updates), CountState(count_up(state.count))
+
+    return optax.GradientTransformation(init, update)
+
+
+@transformation(leafwise=True)
+def rectify(decay: Decay, *, threshold: Positive = 5.0):
+    """d -> d / r[t] once the variance of Adam's quotient is finite, 1 before.
+
+    Stands at the end of a denominator; decay is that of its second moment.
+    ρ∞ = 2 / (1 - decay) - 1,  ρ = ρ∞ - 2 t decay^t / (1 - decay^t),
+    r² = (ρ - 4)(ρ - 2) ρ∞ / ((ρ∞ - 4)(ρ∞ - 2) ρ), used where ρ >= threshold.
+
+    Args:
+      decay: b2, in [0, 1).
+      threshold: of ρ.
+
+    State: `count`, the number of updates so far.
+
+    Reference: Liu et al., "On the Variance of the Adaptive Learning Rate and
+    Beyond", 2020, algorithm 2 (whose threshold is 4).
+    """
+
+    def init(params):
+        return CountState(jnp.zeros((), jnp.int32))
+
+    def update(updates, state, params=None):
+        count = count_up(state.count)
+
+        def leaf(d):
+            b = cast(decay, d)
+            last = 2 / (1 - b) - 1
+            gathered = correction(decay, count, d.dtype)
+            rho = last - 2 * count.astype(d.dtype) * (1 - gathered) / gathered
+            finite = rho >= cast(threshold, d)
+            safe = jnp.where(finite, rho, 5)
+            square = (safe - 4) * (safe - 2) * last / ((last - 4) * (last - 2) * safe)
+            return jnp.where(finite, d / jnp.sqrt(square), 1)
+
+        return jax.tree.map(leaf, updates), CountState(count)
+
+    return optax.GradientTransformation(init, update)
+
+
+@transformation(leafwise=True)
+def root_bias_correction(decay: Decay):
+    """d -> d / √(1 - decay^t): the correction of a root taken before it.
+
+    Args:
+      decay: of the second moment under the root.
+
+    State: `count`, the number of updates so far.
+
+    Reference: Kingma & Ba, "Adam", 2015, end of section 2 (the efficient form,
+    in which eps shrinks with the correction).
+    """
+
+    def init(params):
+        return BiasCorrectionState(jnp.zeros((), jnp.int32))
+
+    def update(updates, state, params=None):
+        count = count_up(state.count)
+        leaf = lambda d: d / jnp.sqrt(correction(decay, count, d.dtype))
+        return jax.tree.map(leaf, updates), BiasCorrectionState(count)
+
+    return optax.GradientTransformation(init, update)

@@ -1,0 +1,219 @@
+"""Matrices: pieces that see a parameter as a linear map, not as a list of numbers.
+
+JAX kernels are [in, out]: rows are fan-in, columns fan-out.  An array with more
+axes is a matrix only through a `View`, which says which axes are stacked
+matrices, which are rows and which are columns.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from adamw_jax import trees
+from adamw_jax.domains import Count, DType
+from adamw_jax.expression import transformation
+from adamw_jax.newton_schulz import Table, orthogonalize_stack, table_of
+from adamw_jax.trees import cast
+
+
+class View(NamedTuple):
+    """How the axes of an array make a matrix, or a stack of them.
+
+    Attributes:
+      batch: the first `batch` axes count stacked matrices,
+      rows: the next `rows` axes are rows (fan-in), all others columns (fan-out).
+      blocks: the columns hold this many matrices side by side (a fused QKV
+        kernel: 3).
+    """
+
+    batch: int = 0
+    rows: int = 1
+    blocks: int = 1
+
+
+Views = Callable[[str, Any], View | bool | None]
+
+# What is not a hidden matrix, by name; and what 3-D attention kernels are.
+NOT_HIDDEN = r"(?i)embed|wte|wpe|head|logits|unembed|norm|scale|bias"
+ATTENTION = (
+    (r"(?i)(^|/)(query|key|value|q|k|v)(_proj)?/kernel$", View(rows=1)),  # (in, heads, dim)
+    (r"(?i)(^|/)(out|o)(_proj)?/kernel$", View(rows=2)),  # (heads, dim, out)
+)
+FUSED = r"(?i)(qkv|c_attn)[^/]*(/kernel)?$"
+
+
+def default_matrices(path: str, leaf: Any) -> View | bool:
+    """Which leaves are hidden matrices, and how to see them.
+
+    | leaf | verdict |
+    |---|---|
+    | 0 or 1 axes; named like an embedding, head, norm or bias | no matrix |
+    | 2 axes | rows, columns; a fused qkv kernel is three matrices side by side |
+    | 3 axes, an attention kernel `query key value out` | (in, heads dim), (heads dim, out) |
+    | 3 axes, anything else | ambiguous: an error |
+    | 4 or 5 axes, a convolution | (window and in, out); fed by 4 channels or fewer, no matrix |
+
+    Raises:
+      ValueError: the leaf has 3 axes, or more than 5, and no rule decides.
+    """
+    axes = jnp.ndim(leaf)
+    if axes < 2 or re.search(NOT_HIDDEN, path):
+        return False
+    shape = jnp.shape(leaf)
+    if axes == 2:
+        fused = re.search(FUSED, path) and shape[1] == 3 * shape[0]
+        return View(blocks=3) if fused else View()
+    if axes in (4, 5):
+        return View(rows=axes - 1) if shape[-2] > 4 else False
+    for pattern, view in ATTENTION:
+        if axes == 3 and re.search(pattern, path):
+            return view
+    raise ValueError(
+        f"muon: '{path}' has shape {shape}, which may be a stack of matrices or one matrix. Decide "
+        "with matrices=lambda path, leaf: ..., returning View(batch=1) for a stack, View(rows=1) "
+        "or View(rows=2) for one matrix, or False for no matrix."
+    )
+
+
+def view_of(function: str, views: Views, path: tuple, leaf: Any) -> View:
+    """The view of a leaf, checked against its shape."""
+    found = views(trees.path_text(path), leaf)
+    found = default_view(leaf) if found is True else found
+    axes, out = jnp.ndim(leaf), jnp.shape(leaf)[-1:] or (0,)
+    if (
+        not isinstance(found, View)
+        or not 0 < found.rows < axes - found.batch
+        or out[0] % found.blocks
+    ):
+        raise ValueError(
+            f"{function}: '{trees.path_text(path)}' of shape {jnp.shape(leaf)} has no matrix view "
+            f"(got {found!r}). Route it elsewhere, or return a View that fits."
+        )
+    return found
+
+
+def default_view(leaf: Any) -> View:
+    """The view of a leaf that is known to be one matrix: all axes but the last are rows."""
+    return View(rows=max(jnp.ndim(leaf) - 1, 1))
+
+
+def to_matrices(x: jax.Array, view: View) -> jax.Array:
+    """The array as a stack of matrices [n, rows, columns]."""
+    batch, rows = x.shape[: view.batch], x.shape[view.batch : view.batch + view.rows]
+    n, r, b = _size(batch), _size(rows), view.blocks
+    columns = _size(x.shape[view.batch + view.rows :]) // b
+    return x.reshape(n, r, b, columns).swapaxes(1, 2).reshape(n * b, r, columns)
+
+
+def from_matrices(matrices: jax.Array, view: View, shape: tuple[int, ...]) -> jax.Array:
+    """The inverse of `to_matrices`."""
+    _, r, columns = matrices.shape
+    return matrices.reshape(-1, view.blocks, r, columns).swapaxes(1, 2).reshape(shape)
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for n in shape:
+        size *= n
+    return size
+
+
+@transformation
+def orthogonalize(
+    coefficients: Any = "keller",
+    *,
+    steps: Count = 5,
+    dtype: DType | None = None,
+    views: Views | None = None,
+):
+    """U S Vᵀ -> about U Vᵀ: brings every singular value of every matrix near 1.
+
+    Newton-Schulz iteration, no decomposition.  Matrices of equal shape are
+    stacked and iterated in one batched call; those at least twice as long as
+    wide are iterated on their small Gram matrix.
+
+    Args:
+      coefficients: "keller", "polar_express", "speedrun" or "dion"; a tuple of
+        rows (a, b, c) of the step X <- aX + b(XXᵀ)X + c(XXᵀ)²X; or a
+        `newton_schulz.Table`, which pairs rows with the norm they need.
+      steps: how many rows to use, from the first; a single row is repeated.
+      dtype: of the iteration; None for the update's own.  "bfloat16" halves
+        the traffic and is how the method is usually run.
+      views: from path and leaf to the `View` of that leaf; None sees all axes
+        but the last as rows.
+
+    Raises:
+      ValueError: a leaf has no matrix view, or the table has too few rows.
+
+    Reference: Jordan et al., "Muon", 2024; Amsel et al., "The Polar Express",
+    2025 (arXiv 2505.16932), implementations 1-2.
+    """
+    table = table_of(coefficients, steps)
+    views = views or (lambda path, leaf: default_view(leaf))
+
+    def update(updates, params):
+        paths, treedef = jax.tree_util.tree_flatten_with_path(updates)
+        seen = [view_of("orthogonalize", views, path, leaf) for path, leaf in paths]
+        stacks = [to_matrices(leaf, view) for (_, leaf), view in zip(paths, seen, strict=True)]
+        done = _in_batches(stacks, table, dtype)
+        leaves = [
+            from_matrices(x, view, leaf.shape)
+            for x, view, (_, leaf) in zip(done, seen, paths, strict=True)
+        ]
+        return treedef.unflatten(leaves)
+
+    return optax.stateless(update)
+
+
+def _in_batches(stacks: list[jax.Array], table: Table, dtype) -> list[jax.Array]:
+    """Orthogonalises stacks of matrices, those of one shape (or its transpose) together."""
+    wide = [x.swapaxes(1, 2) if x.shape[1] > x.shape[2] else x for x in stacks]
+    groups: dict[Any, list[int]] = {}
+    for i, x in enumerate(wide):
+        groups.setdefault((x.shape[1:], x.dtype), []).append(i)
+    done: list[Any] = [None] * len(stacks)
+    for members in groups.values():
+        together = jnp.concatenate([wide[i] for i in members])
+        result, start = orthogonalize_stack(together, table, dtype), 0
+        for i in members:
+            part = result[start : start + len(wide[i])]
+            start += len(wide[i])
+            done[i] = part.swapaxes(1, 2) if stacks[i].shape[1] > stacks[i].shape[2] else part
+    return done
+
+
+SHAPE_SCALES: dict[str, Callable[[int, int], float]] = {
+    "keller": lambda fan_in, fan_out: max(1.0, fan_out / fan_in) ** 0.5,
+    "moonshot": lambda fan_in, fan_out: 0.2 * max(fan_in, fan_out) ** 0.5,
+    "spectral": lambda fan_in, fan_out: (fan_out / fan_in) ** 0.5,
+}
+
+
+@transformation
+def scale_by_shape(scale: str = "keller", *, views: Views | None = None):
+    """u -> factor * u, with a factor from the fan-in and fan-out of each matrix.
+
+    Args:
+      scale: "keller" √max(1, out/in); "moonshot" 0.2 √max(in, out), which gives
+        an orthogonal matrix the RMS 0.2; "spectral" √(out/in).
+      views: as in `orthogonalize`.
+
+    Reference: Jordan et al., "Muon", 2024; Liu et al., "Muon is Scalable for
+    LLM Training", 2025 (arXiv 2502.16982).
+    """
+    if scale not in SHAPE_SCALES:
+        raise ValueError(
+            f"scale_by_shape: scale is {scale!r}. It must be one of: {', '.join(SHAPE_SCALES)}."
+        )
+    views = views or (lambda path, leaf: default_view(leaf))
+
+    def leaf(path, u):
+        view = view_of("scale_by_shape", views, path, u)
+        _, fan_in, fan_out = jax.eval_shape(lambda x: to_matrices(x, view), u).shape
+        return u if u.size == 0 else cast(SHAPE_SCALES[scale](fan_in, fan_out), u) * u
+
+    return optax.stateless(lambda u, params: jax.tree_util.tree_map_with_path(leaf, u))

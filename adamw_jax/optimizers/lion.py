@@ -1,0 +1,67 @@
+"""Signs of averages: Signum and Lion."""
+
+from typing import Any
+
+from adamw_jax.combine import chain, interpolate
+from adamw_jax.decay import add_decoupled_weight_decay
+from adamw_jax.domains import Decay, LearningRate, NonNegative
+from adamw_jax.expression import transformation
+from adamw_jax.maps import sign
+from adamw_jax.moments import scale_by_momentum
+from adamw_jax.rescale import scale_by_learning_rate
+
+
+@transformation
+def signum(
+    learning_rate: LearningRate,
+    b1: Decay = 0.9,
+    weight_decay: NonNegative = 0.0,
+    mask: Any = None,
+):
+    """θ <- θ - lr (sign(m) + λθ), m the average of g.
+
+    Args:
+      learning_rate: lr [θ], a number, array or schedule.
+      b1: decay of m, in [0, 1).
+      weight_decay: decoupled λ [1/θ].
+      mask: True where to decay; None decays every leaf.
+
+    Reference: Bernstein et al., "signSGD", 2018, algorithm 2.
+    """
+    return chain(
+        direction=scale_by_momentum(b1),
+        after=sign(),
+        weight_decay=add_decoupled_weight_decay(weight_decay, mask),
+        learning_rate=scale_by_learning_rate(learning_rate),
+    )
+
+
+@transformation
+def lion(
+    learning_rate: LearningRate,
+    b1: Decay = 0.9,
+    b2: Decay = 0.99,
+    weight_decay: NonNegative = 1e-3,
+    mask: Any = None,
+):
+    """θ <- θ - lr (sign(b1 m + (1 - b1) g) + λθ);  then m <- b2 m + (1 - b2) g.
+
+    The direction mixes the gradient with the average from before this update;
+    with b1 = b2 it is Signum.
+
+    Args:
+      learning_rate: lr [θ], 3 to 10 times smaller than AdamW's.
+      b1: share of the average in the direction.
+      b2: decay of the average; 0.98 with b1 = 0.95 for language models.
+      weight_decay: decoupled λ [1/θ], 3 to 10 times larger than AdamW's.
+      mask: True where to decay; None decays every leaf.
+
+    Reference: Chen et al., "Symbolic Discovery of Optimization Algorithms",
+    2023, algorithm 2.
+    """
+    return chain(
+        direction=interpolate(b1, scale_by_momentum(b2, read="before")),
+        after=sign(),
+        weight_decay=add_decoupled_weight_decay(weight_decay, mask),
+        learning_rate=scale_by_learning_rate(learning_rate),
+    )

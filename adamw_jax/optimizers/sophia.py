@@ -1,0 +1,99 @@
+"""Sophia: momentum divided by curvature, clipped."""
+
+from typing import Any
+
+import optax
+
+from adamw_jax.combine import chain, precondition
+from adamw_jax.curvature import curvature, gauss_newton_bartlett, hutchinson
+from adamw_jax.decay import add_decoupled_weight_decay
+from adamw_jax.domains import Count, Decay, LearningRate, NonNegative
+from adamw_jax.expression import transformation
+from adamw_jax.maps import clip, floor, scale
+from adamw_jax.moments import scale_by_momentum
+from adamw_jax.rescale import scale_by_learning_rate
+
+
+@transformation
+def sophia_h(
+    learning_rate: LearningRate,
+    b1: Decay = 0.96,
+    b2: Decay = 0.99,
+    eps: NonNegative = 1e-12,
+    weight_decay: NonNegative = 1e-1,
+    mask: Any = None,
+    *,
+    gamma: NonNegative = 0.01,
+    every: Count = 10,
+    estimator: optax.GradientTransformation | None = None,
+):
+    """θ <- θ - lr (clip(m / max(γ h, eps), 1) + λθ), h the average of curvature.
+
+    `update` takes the loss: `tx.update(grads, state, params, obj_fn=loss)`,
+    where `loss(params)` is the scalar loss on the current batch.
+
+    Args:
+      learning_rate: lr [θ], a number, array or schedule.
+      b1: decay of m, the average of g, which is not bias-corrected.
+      b2: decay of h.
+      eps: least value of γ h.
+      weight_decay: decoupled λ [1/θ], not clipped.
+      mask: True where to decay; None decays every leaf.
+      gamma: γ; the smaller, the more coordinates take the clipped step.
+      every: updates from one estimate to the next.
+      estimator: a transformation that returns diagonal curvature; None for
+        `hutchinson()`.
+
+    Reference: Liu et al., "Sophia", 2023, algorithm 3 with algorithm 1.
+    """
+    return chain(
+        direction=precondition(
+            scale_by_momentum(b1),
+            chain(
+                moment=curvature(estimator or hutchinson(), b2, every=every),
+                scale=scale(gamma),
+                floor=floor(eps),
+            ),
+        ),
+        after=clip(1.0),
+        weight_decay=add_decoupled_weight_decay(weight_decay, mask),
+        learning_rate=scale_by_learning_rate(learning_rate),
+    )
+
+
+@transformation
+def sophia_g(
+    learning_rate: LearningRate,
+    b1: Decay = 0.96,
+    b2: Decay = 0.99,
+    eps: NonNegative = 1e-12,
+    weight_decay: NonNegative = 1e-1,
+    mask: Any = None,
+    *,
+    gamma: NonNegative = 0.05,
+    every: Count = 10,
+    estimator: optax.GradientTransformation | None = None,
+):
+    """`sophia_h` with the Gauss-Newton-Bartlett estimator, for losses on classes.
+
+    `update` takes the logits: `tx.update(grads, state, params,
+    logits_fn=logits)`, where `logits(params)` are [..., classes] on the current
+    batch.
+
+    Args:
+      learning_rate, b1, b2, eps, weight_decay, mask, gamma, every: as in `sophia_h`.
+      estimator: None for `gauss_newton_bartlett()`.
+
+    Reference: Liu et al., "Sophia", 2023, algorithm 3 with algorithm 2.
+    """
+    return sophia_h(
+        learning_rate,
+        b1,
+        b2,
+        eps,
+        weight_decay,
+        mask,
+        gamma=gamma,
+        every=every,
+        estimator=estimator or gauss_newton_bartlett(),
+    )
