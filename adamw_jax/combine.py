@@ -18,7 +18,7 @@ ones, the state of the pieces inside.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -133,13 +133,15 @@ def merge(op: Callable):
 
     def leafwise(updates, params):
         if not isinstance(updates, dict):
-            raise TypeError(f"merge: got {type(updates).__name__}, not the dict a fork returns.")
+            raise TypeError(f"merge: got {type(updates).__name__}, no dict. Put a fork before it.")
         if not _names(op, updates):
             raise TypeError(
                 f"merge: the function's parameters are not the branches {', '.join(updates)}. "
                 "Name them alike, for example merge(lambda g, m: g + m)."
             )
-        return jax.tree.map(lambda *xs: op(**dict(zip(updates, xs, strict=True))), *updates.values())
+        return jax.tree.map(
+            lambda *xs: op(**dict(zip(updates, xs, strict=True))), *updates.values()
+        )
 
     return optax.stateless(leafwise)
 
@@ -153,6 +155,16 @@ def _names(op: Callable, branches: dict[str, Any]) -> bool:
     return set(branches) <= by_name
 
 
+def _takes(op: Callable, arguments: Iterable) -> bool:
+    try:
+        inspect.signature(op).bind(*arguments)
+    except ValueError:  # some builtins have no signature
+        return True
+    except TypeError:
+        return False
+    return True
+
+
 @transformation(consumes="fork")
 def pick(name: str):
     """{name: tree} -> tree: takes one branch of a fork.
@@ -163,7 +175,9 @@ def pick(name: str):
 
     def choose(updates, params):
         if name not in updates:
-            raise KeyError(f"pick: there is no branch {name!r}. Choose one of: {', '.join(updates)}.")
+            raise KeyError(
+                f"pick: there is no branch {name!r}. Choose one of: {', '.join(updates)}."
+            )
         return updates[name]
 
     return optax.stateless(choose)
@@ -186,7 +200,7 @@ def join(op: Callable, **branches: optax.GradientTransformation):
       >>> tx.update(3.0, tx.init(0.0))[0].item()
       1.5
     """
-    if not callable(op):
+    if not callable(op) or not (_names(op, branches) or _takes(op, branches)):
         raise TypeError(f"join: op is {op!r}. Pass a function of {len(branches)} arrays.")
     _expect_parts("join", branches)
     if _names(op, branches):

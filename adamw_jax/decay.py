@@ -19,12 +19,12 @@ import optax
 from adamw_jax.combine import masked
 from adamw_jax.domains import LearningRate, NonNegative
 from adamw_jax.expression import transformation
-from adamw_jax.moments import count_up
+from adamw_jax.moments import Counter, count_up
 from adamw_jax.trees import cast
 
 
 class ShrinkState(NamedTuple):
-    count: jax.Array
+    count: Counter
 
 
 def _add_parameters(name: str, factor, updates, params):
@@ -109,7 +109,9 @@ def shrink(weight_decay: NonNegative, schedule: LearningRate | None = None, mask
 
     def update(updates, state, params=None):
         multiplier = schedule(state.count) if callable(schedule) else schedule
-        factor = -weight_decay if multiplier is None else -(weight_decay * multiplier)
+        factor = -jnp.asarray(weight_decay, float)
+        if multiplier is not None:
+            factor *= jnp.asarray(multiplier, float)
         new = ShrinkState(count_up(state.count))
         return _add_parameters("shrink", factor, updates, params), new
 

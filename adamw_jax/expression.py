@@ -19,7 +19,7 @@ The parts inside are run by `update_part`, without that ceremony.
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, overload
 
 import jax
 import numpy as np
@@ -68,6 +68,10 @@ class Expression:
     arguments: Mapping[str, Any]
     data: tuple[type, ...] = (float, complex, np.ndarray, np.inexact, jax.Array)
 
+    def __init__(self, factory: Any, arguments: Mapping[str, Any]):
+        self.factory = factory
+        self.arguments = arguments
+
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         jax.tree_util.register_pytree_with_keys_class(cls)
@@ -83,20 +87,25 @@ class Expression:
     def _check_body(self, built: Any) -> None:
         raise NotImplementedError  # each subclass knows what its factories return
 
-    def tree_flatten_with_keys(self):
+    @functools.cached_property
+    def children(self) -> tuple:
+        """The arguments as JAX sees them: what is not data wrapped in `Structure`."""
         wrap = lambda x: x if isinstance(x, (Expression, *self.data)) else Structure(x)
-        children = [
-            (jax.tree_util.GetAttrKey(name), jax.tree.map(wrap, value, is_leaf=_is_node))
-            for name, value in self.arguments.items()
-        ]
-        return children, (self.factory, tuple(self.arguments))
+        return tuple(jax.tree.map(wrap, x, is_leaf=_is_node) for x in self.arguments.values())
+
+    def tree_flatten_with_keys(self):
+        keys = map(jax.tree_util.GetAttrKey, self.arguments)
+        pairs = tuple(zip(keys, self.children, strict=True))
+        return pairs, (self.factory, tuple(self.arguments))
 
     @classmethod
     def tree_unflatten(cls, aux, children):
         factory, names = aux
         unwrap = lambda x: x.value if isinstance(x, Structure) else x
         values = (jax.tree.map(unwrap, child, is_leaf=_is_node) for child in children)
-        return cls(factory, dict(zip(names, values, strict=True)))
+        new = cls(factory, dict(zip(names, values, strict=True)))
+        new.children = tuple(children)  # a leaf stays one, whatever object JAX puts there
+        return new
 
     def __eq__(self, other):
         if self is other:
@@ -122,9 +131,13 @@ class Expression:
         return f"{self.factory.__name__}({', '.join(_written_arguments(self))})"
 
 
+def _is_tracer(x: Any) -> bool:
+    return isinstance(x, jax.core.Tracer)
+
+
 def _leaf_key(x: Any) -> Any:
     """A hashable value that equal leaves share."""
-    if isinstance(x, jax.core.Tracer):
+    if _is_tracer(x):
         return id(x)
     if isinstance(x, np.ndarray | jax.Array) and np.ndim(x):
         return np.shape(x), np.asarray(x).tobytes()
@@ -148,7 +161,7 @@ def _call(function: Callable, signature: inspect.Signature, arguments: Mapping[s
     return function(*positional, **keywords)
 
 
-def _bind(factory: Callable, args: tuple, kwargs: dict) -> dict[str, Any]:
+def _bind(factory: Any, args: tuple, kwargs: dict) -> dict[str, Any]:
     """The arguments of one call by name, defaults applied, each admitted by its domain."""
     name = factory.__name__
     try:
@@ -188,7 +201,10 @@ def _written_arguments(expression: Expression) -> Iterator[str]:
     parameters = expression.factory.signature.parameters
     for name, value in expression.arguments.items():
         parameter = parameters.get(name)
-        if parameter is None:
+        if parameter is None or parameter.kind in (
+            parameter.VAR_POSITIONAL,
+            parameter.VAR_KEYWORD,
+        ):
             yield _written(value) if name.isdigit() else f"{name}={_written(value)}"
         elif parameter.default is parameter.empty and parameter.kind is not parameter.KEYWORD_ONLY:
             yield _written(value)
@@ -197,7 +213,10 @@ def _written_arguments(expression: Expression) -> Iterator[str]:
 
 
 def _written(value: Any) -> str:
-    return value.__name__ if inspect.isroutine(value) else repr(value)
+    if inspect.isroutine(value):
+        return value.__name__
+    scalar = hasattr(value, "item") and not np.ndim(value) and not _is_tracer(value)
+    return repr(value.item() if scalar else value)  # a plain number is equal, and can be typed
 
 
 def _is_default(value: Any, default: Any) -> bool:
@@ -206,7 +225,7 @@ def _is_default(value: Any, default: Any) -> bool:
     return bool(value is default or value == default)
 
 
-def _reference(factory: Callable) -> Any:
+def _reference(factory: Any) -> Any:
     """What pickle can find by name: the factory, or the function it was lifted from."""
     module = inspect.getmodule(factory)
     named = getattr(module, factory.__qualname__, None)
@@ -220,27 +239,20 @@ def _recall(reference: Any, cls: type, arguments: dict[str, Any]) -> Expression:
     return cls(reference, arguments)
 
 
-_lifted: dict[Callable, Callable] = {}
+_lifted: dict[Callable, Any] = {}
 
 
-def remember(function: Callable, cls: type, **declared: Any) -> Callable:
+def remember(function: Callable, cls: type, **declared: Any) -> Any:
     """The decorator proper: a factory whose calls return `cls` expressions."""
     if function in _lifted and _lifted[function].declared == declared:
         return _lifted[function]  # lifting the same function twice gives equal expressions
 
-    @functools.wraps(function)
-    def factory(*args, **kwargs):
+    def call(*args, **kwargs):
         expression = cls(factory, _bind(factory, args, kwargs))
-        try:
-            hash(jax.tree.structure(expression))
-        except TypeError as error:
-            raise TypeError(
-                f"{factory.__name__}: {error}. Pass arguments that can be hashed, "
-                "such as a tuple instead of a set."
-            ) from None
         expression.body  # noqa: B018  a wrong call fails here, not at the first step
         return expression
 
+    factory: Any = functools.wraps(function)(call)
     factory.signature = inspect.signature(function)
     factory.declared = declared
     _lifted[function] = factory
@@ -267,8 +279,8 @@ class Transformation(Expression, optax.GradientTransformationExtraArgs):
             return init_part(self, trees.widen(params))
 
         def update(updates, state, params=None, **extra):
-            if params is not None and self.consumes != "fork":
-                trees.check_match(factory.__name__, updates, params)
+            if self.consumes != "fork":
+                trees.check_updates(factory.__name__, updates, params)
             arrays = all(_is_arraylike(x) for x in jax.tree.leaves(extra))
             run = _update_compiled if arrays else _update_widened
             return run(self, updates, state, params, extra)
@@ -311,12 +323,20 @@ def _is_arraylike(x: Any) -> bool:
     return isinstance(x, jax.Array | np.ndarray | np.generic | int | float | complex)
 
 
+@overload
 def transformation(
-    function: Callable[P, optax.GradientTransformation] | None = None,
+    function: Callable[P, optax.GradientTransformation],
+) -> Callable[P, Transformation]: ...
+@overload
+def transformation(
+    *, leafwise: bool = False, consumes: str = "tree"
+) -> Callable[[Callable[P, optax.GradientTransformation]], Callable[P, Transformation]]: ...
+def transformation(
+    function: Callable | None = None,
     *,
     leafwise: bool = False,
     consumes: str = "tree",
-) -> Callable[P, Transformation]:
+) -> Any:
     """Makes a factory's transformations remember the call that built them.
 
     Decorate an ordinary factory that returns an `optax.GradientTransformation`
@@ -381,7 +401,7 @@ def init_part(tx: Transformation, params: Any) -> Any:
     return tx.body.init(params)
 
 
-def update_part(tx: Transformation, updates, state, params=None, extra: Mapping = {}):  # noqa: B006
+def update_part(tx: Transformation, updates, state, params=None, extra: Mapping = {}):
     """One update of a part inside a larger expression: no checks, no casts."""
     if tx.leafwise and not trees.is_bare(updates):
         return trees.update_each_leaf(tx, _update_leaf, updates, state, params)
@@ -435,7 +455,7 @@ def parts(tx: Transformation) -> dict[str, Transformation]:
       ['direction', 'direction.numerator', 'direction.numerator.0']
     """
     found: dict[str, Transformation] = {}
-    for name, piece in slots(tx).items():
+    for name, piece in slots(lift(tx)).items():
         found[name] = piece
         found.update({f"{name}.{path}": inner for path, inner in parts(piece).items()})
     return found
@@ -452,10 +472,15 @@ def part(tx: Transformation, path: str) -> Transformation:
       >>> part(adamw(1e-3), "direction.denominator.correction")
       bias_correction(0.999)
     """
-    found = {"": lift(tx)} | parts(lift(tx))
+    return _find("part", tx, path)
+
+
+def _find(function: str, tx: Transformation, path: str) -> Transformation:
+    found = {"": lift(tx)} | parts(tx)
     if path not in found:
         raise KeyError(
-            f"part: there is no {path!r} in {tx!r}. Choose one of: {', '.join(filter(None, found))}."
+            f"{function}: there is no {path!r} in {tx!r}. "
+            f"Choose one of: {', '.join(filter(None, found))}."
         )
     return found[path]
 
@@ -481,7 +506,7 @@ def swap(tx: Transformation, path: str, piece: optax.GradientTransformation) -> 
         raise TypeError(
             f"swap: {piece!r} is not a gradient transformation. Pass a piece such as identity()."
         )
-    part(tx, path)  # raises the KeyError that lists the parts
+    _find("swap", tx, path)  # raises the KeyError that lists the parts
     return _swap(lift(tx), path, lift(piece))
 
 
@@ -519,7 +544,7 @@ def replace(tx: Transformation, path: str, **hyperparameters: Any) -> Transforma
       >>> replace(adamw(1e-3), "", learning_rate=3e-4)
       adamw(0.0003)
     """
-    old = part(tx, path)
+    old = _find("replace", tx, path)
     new = _call(old.factory, old.factory.signature, {**old.arguments, **hyperparameters})
     return _swap(lift(tx), path, new)
 

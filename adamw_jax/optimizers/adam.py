@@ -35,9 +35,7 @@ def scale_by_adam(b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8):
 
 
 @transformation
-def adam(
-    learning_rate: LearningRate, b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8
-):
+def adam(learning_rate: LearningRate, b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8):
     """θ <- θ - lr m̂ / (√v̂ + eps).
 
     m <- b1 m + (1 - b1) g,   m̂ = m / (1 - b1^t)
