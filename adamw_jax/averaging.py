@@ -9,9 +9,10 @@ import optax
 from adamw_jax import trees
 from adamw_jax.combine import expect_parts
 from adamw_jax.domains import Decay, Finite, LearningRate
-from adamw_jax.expression import init_part, lift, parts, slots, transformation, update_part
 from adamw_jax.moments import count_up
 from adamw_jax.routing import assign, masked, routed
+from adamw_jax.slots import parts
+from adamw_jax.transform import init_part, lift, slots, transformation, update_part
 from adamw_jax.trees import cast
 
 

@@ -20,15 +20,15 @@ ones, the state of the pieces inside.
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from adamw_jax.domains import Fraction
-from adamw_jax.expression import Transformation, init_part, transformation, update_part
+from adamw_jax.maps import divide, rotate
+from adamw_jax.transform import Transformation, init_part, transformation, update_part
 from adamw_jax.trees import cast
 
 
@@ -143,7 +143,7 @@ def merge(op: Callable):
 
     def leafwise(updates, params):
         if not isinstance(updates, dict):
-            raise TypeError(f"merge: got {type(updates).__name__}, not the dict a fork returns.")
+            raise TypeError(f"merge: got {type(updates).__name__}, no dict. Put a fork before it.")
         if not _names(op, updates):
             raise TypeError(
                 f"merge: the function's parameters are not the branches {', '.join(updates)}. "
@@ -163,6 +163,16 @@ def _names(op: Callable, branches: dict[str, Any]) -> bool:
         return False
     by_name = {p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY}
     return set(branches) <= by_name
+
+
+def _takes(op: Callable, arguments: Iterable) -> bool:
+    try:
+        inspect.signature(op).bind(*arguments)
+    except ValueError:  # some builtins have no signature
+        return True
+    except TypeError:
+        return False
+    return True
 
 
 @transformation(leafwise=True, consumes="fork")
@@ -200,7 +210,7 @@ def join(op: Callable, **branches: optax.GradientTransformation):
       >>> tx.update(3.0, tx.init(0.0))[0].item()
       1.5
     """
-    if not callable(op):
+    if not callable(op) or not (_names(op, branches) or _takes(op, branches)):
         raise TypeError(f"join: op is {op!r}. Pass a function of {len(branches)} arrays.")
     expect_parts("join", branches)
     if _names(op, branches):
@@ -208,17 +218,6 @@ def join(op: Callable, **branches: optax.GradientTransformation):
     else:
         leaf = op
     return _side_by_side(branches, lambda out: jax.tree.map(leaf, *out.values()))
-
-
-def add(*terms: jax.Array) -> jax.Array:
-    """The sum, for `join(add, ...)`."""
-    return sum(terms[1:], terms[0])
-
-
-def divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
-    """The quotient, 0 where the denominator is 0."""
-    safe = jnp.where(denominator == 0, jnp.inf, denominator)  # one select, finite derivatives
-    return numerator / cast(safe, numerator)
 
 
 @transformation(leafwise=True, consumes=_as_first)
@@ -270,16 +269,6 @@ def precondition(
         return jax.tree.map(functools.partial(rotate, back=True), quotient, rotations), new
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def rotate(x: jax.Array, rotations: tuple[jax.Array | None, ...], back: bool = False) -> jax.Array:
-    """x in the basis of the rotations' columns, along every axis; or back from it."""
-    for axis, q in enumerate(rotations):
-        if q is not None:
-            q = q if back else q.conj().T
-            turned = jnp.tensordot(q, x, axes=(1, axis), precision=jax.lax.Precision.HIGHEST)
-            x = jnp.moveaxis(turned, 0, axis)
-    return x
 
 
 @transformation(leafwise=True)

@@ -17,14 +17,14 @@ import jax.numpy as jnp
 import optax
 
 from adamw_jax.domains import LearningRate, NonNegative
-from adamw_jax.expression import transformation
-from adamw_jax.moments import count_up
+from adamw_jax.moments import Counter, count_up
 from adamw_jax.routing import masked
+from adamw_jax.transform import transformation
 from adamw_jax.trees import cast
 
 
 class ShrinkState(NamedTuple):
-    count: jax.Array
+    count: Counter
 
 
 def _need(name: str, params: Any) -> None:
@@ -49,7 +49,9 @@ def _timed(name: str, step, weight_decay, schedule) -> optax.GradientTransformat
     def update(updates, state, params=None):
         _need(name, params)
         multiplier = schedule(state.count) if callable(schedule) else schedule
-        factor = weight_decay if multiplier is None else weight_decay * multiplier
+        factor = jnp.asarray(weight_decay, float)
+        if multiplier is not None:
+            factor *= jnp.asarray(multiplier, float)
         leaf = lambda u, p: step(u, cast(p, u), cast(factor, u))
         return jax.tree.map(leaf, updates, params), ShrinkState(count_up(state.count))
 

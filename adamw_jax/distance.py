@@ -9,9 +9,9 @@ import optax
 
 from adamw_jax.combine import expect_parts
 from adamw_jax.domains import Decay, LearningRate, NonNegative, Positive
-from adamw_jax.expression import init_part, transformation, update_part
 from adamw_jax.maps import safe_sqrt
 from adamw_jax.moments import count_up, zeros
+from adamw_jax.transform import init_part, transformation, update_part
 from adamw_jax.trees import cast
 
 

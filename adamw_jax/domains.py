@@ -37,6 +37,8 @@ def _whole(value: Any) -> Any:
 
 
 def _steps(value: Any) -> Any:
+    if isinstance(value, jax.Array | np.ndarray) and jnp.issubdtype(value.dtype, jnp.integer):
+        return value
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     return int(value) if whole else _number(value)
 
@@ -90,7 +92,7 @@ def admit(function: str, name: str, value: Any, annotation: Any) -> Any:
         canonical = domain.read(value)
         if np.all(domain.holds(canonical)):
             return canonical
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
     raise ValueError(f"{function}: {name} is {value!r}. It must be {domain.says}.")
 

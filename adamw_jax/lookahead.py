@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from adamw_jax.combine import add, chain, join
+from adamw_jax.combine import chain, join
 from adamw_jax.domains import Decay, Finite, NonNegative
-from adamw_jax.expression import transformation
-from adamw_jax.maps import abs_squared, identity, scale
+from adamw_jax.maps import abs_squared, add, identity, scale
 from adamw_jax.moments import accumulate, bias_correction, count_up, scale_by_momentum, zeros
+from adamw_jax.transform import transformation
 from adamw_jax.trees import cast
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from adamw_jax.domains import Finite, NonNegative, Positive
-from adamw_jax.expression import transformation
+from adamw_jax.transform import transformation
 from adamw_jax.trees import cast
 
 
@@ -38,6 +38,27 @@ def _safe_sqrt_jvp(primals, tangents):
 def abs_squared(x: jax.Array) -> jax.Array:
     """x² for real, |x|² for complex arrays; always real."""
     return jnp.real(x * jnp.conj(x))
+
+
+def add(*terms: jax.Array) -> jax.Array:
+    """The sum, for `join(add, ...)`."""
+    return sum(terms[1:], terms[0])
+
+
+def divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+    """The quotient, 0 where the denominator is 0."""
+    safe = jnp.where(denominator == 0, jnp.inf, denominator)  # one select, finite derivatives
+    return numerator / cast(safe, numerator)
+
+
+def rotate(x: jax.Array, rotations: tuple[jax.Array | None, ...], back: bool = False) -> jax.Array:
+    """x in the basis of the rotations' columns, along every axis; or back from it."""
+    for axis, q in enumerate(rotations):
+        if q is not None:
+            q = q if back else q.conj().T
+            turned = jnp.tensordot(q, x, axes=(1, axis), precision=jax.lax.Precision.HIGHEST)
+            x = jnp.moveaxis(turned, 0, axis)
+    return x
 
 
 @transformation(leafwise=True)

@@ -15,8 +15,8 @@ import optax
 
 from adamw_jax import trees
 from adamw_jax.domains import Count, DType
-from adamw_jax.expression import transformation
 from adamw_jax.newton_schulz import Table, orthogonalize_stack, table_of
+from adamw_jax.transform import transformation
 from adamw_jax.trees import cast
 
 

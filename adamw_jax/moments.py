@@ -5,16 +5,19 @@ t = 1, 2, ... numbers the updates.  An average of g keeps the unit of g [L/θ],
 an average of |g|² its square [L²/θ²].
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from adamw_jax.domains import Decay, DType, Finite, NonNegative, Whole
-from adamw_jax.expression import transformation
 from adamw_jax.maps import abs_squared, largest
-from adamw_jax.trees import cast, real_dtype
+from adamw_jax.transform import transformation
+from adamw_jax.trees import cast, in_precision, real_dtype, widest
+
+# A 0-d int32 array.  `Any` to a type checker, to which `count` is a method of tuples.
+Counter: TypeAlias = Any
 
 
 class ScaleByMomentumState(NamedTuple):
@@ -34,20 +37,20 @@ class RunningMaxState(NamedTuple):
 
 
 class DifferenceState(NamedTuple):
-    count: jax.Array
+    count: Counter
     previous: optax.Updates
 
 
 class BiasCorrectionState(NamedTuple):
-    count: jax.Array
+    count: Counter
 
 
 def zeros(params, dtype=None, *, real=False, fill=0.0):
     """An accumulator for every parameter; real where it holds squares."""
 
     def leaf(p):
-        kind = dtype or (real_dtype(p.dtype) if real else p.dtype)
-        return jnp.full_like(p, fill, dtype=kind)
+        zero = jnp.full_like(p, fill, dtype=real_dtype(p.dtype) if real else p.dtype)
+        return zero if dtype is None else in_precision(zero, dtype)
 
     return jax.tree.map(leaf, params)
 
@@ -57,6 +60,11 @@ def accumulate(name, step, updates, old):
 
     Returns what to pass on, in the precision of g, and what to store, in the
     dtype of the accumulator."""
+    if jax.tree.structure(updates) != jax.tree.structure(old):
+        raise ValueError(
+            f"{name}: the updates are {jax.tree.structure(updates)}, the state was made for "
+            f"{jax.tree.structure(old)}. Make it with init, from these parameters."
+        )
 
     def leaf(g, m):
         if g.shape != m.shape:
@@ -64,10 +72,12 @@ def accumulate(name, step, updates, old):
                 f"{name}: an update has shape {g.shape}, its accumulator {m.shape}. "
                 "They must be equal; nothing is broadcast."
             )
-        return step(g, m.astype(jnp.promote_types(g.dtype, m.dtype)))
+        finer = widest(g.dtype, m.dtype)
+        return step(in_precision(g, finer), in_precision(m, finer))
 
     new = jax.tree.map(leaf, updates, old)
-    return new, jax.tree.map(lambda n, m: n.astype(m.dtype), new, old)
+    passed = jax.tree.map(lambda n, g: in_precision(n, g.dtype), new, updates)
+    return passed, jax.tree.map(lambda n, m: n.astype(m.dtype), new, old)
 
 
 def count_up(count: jax.Array) -> jax.Array:
@@ -159,11 +169,12 @@ def second_moment(decay: Decay, *, eps_root: NonNegative | None = None, dtype: D
         def step(g, v):
             b = cast(decay, v)
             # ((1-b) g) g, and a ceiling: one huge gradient must not make v infinite for ever.
-            # The ceiling is on the addend, since XLA computes a v twice whose last
-            # operation has one operand.
+            # The ceiling (half the range, out of reach of rounding) is on the addend, since
+            # XLA computes a v twice whose last operation has one operand.
             squared = jnp.real((cast(1 - b, g) * g) * jnp.conj(g))
-            addend = jnp.minimum(squared, (1 - b) * largest(v))
-            return b * v + (addend if eps_root is None else addend + cast(eps_root, v))
+            kept = b * v
+            addend = jnp.minimum(squared, largest(v) / 2 - kept)
+            return kept + (addend if eps_root is None else addend + cast(eps_root, v))
 
         new, stored = accumulate("second_moment", step, updates, state.second_moment)
         return new, SecondMomentState(stored)

@@ -1,6 +1,5 @@
 """Rescaling: pieces that change the length of the update."""
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -9,14 +8,20 @@ import optax
 
 from adamw_jax.combine import chain, precondition
 from adamw_jax.domains import Decay, LearningRate, NonNegative, Positive
-from adamw_jax.expression import transformation
 from adamw_jax.maps import abs_squared, identity, root, safe_sqrt
-from adamw_jax.moments import bias_correction, count_up, scale_by_momentum, second_moment
-from adamw_jax.trees import cast
+from adamw_jax.moments import (
+    Counter,
+    bias_correction,
+    count_up,
+    scale_by_momentum,
+    second_moment,
+)
+from adamw_jax.transform import transformation
+from adamw_jax.trees import cast, widest
 
 
 class ScaleByLearningRateState(NamedTuple):
-    count: jax.Array
+    count: Counter
     learning_rate: jax.Array
 
 
@@ -138,8 +143,8 @@ def clip_by_global_norm(max_norm: Positive):
         squares = [jnp.sum(abs_squared(u)) for u in jax.tree.leaves(updates)]
         if not squares:
             return updates
-        widest = functools.reduce(jnp.promote_types, (s.dtype for s in squares))
-        norm = safe_sqrt(sum(s.astype(widest) for s in squares))
+        finest = widest(*(s.dtype for s in squares))
+        norm = safe_sqrt(sum(s.astype(finest) for s in squares))
         limit = cast(max_norm, norm)
         factor = limit / jnp.maximum(norm, limit)
         return jax.tree.map(lambda u: cast(factor, u) * u, updates)

@@ -14,7 +14,7 @@ import optax
 
 from adamw_jax import trees
 from adamw_jax.combine import expect_parts
-from adamw_jax.expression import Transformation, init_part, lift, slots, transformation, update_part
+from adamw_jax.transform import Transformation, init_part, lift, slots, transformation, update_part
 
 Matcher = str | Callable[[str, Any], Any]
 

@@ -8,13 +8,15 @@ that of the integer count.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec
 
 import jax
 import jax.numpy as jnp
 
 from adamw_jax.domains import LearningRate, NonNegative, Steps
 from adamw_jax.expression import Expression, remember
+
+P = ParamSpec("P")
 
 
 class Schedule(Expression):
@@ -23,10 +25,6 @@ class Schedule(Expression):
     Its first argument is its largest value, `peak`."""
 
     data = (*Expression.data, int)
-
-    def __init__(self, factory, arguments):
-        self.factory = factory
-        self.arguments = arguments
 
     def _check_body(self, built):
         if not callable(built):
@@ -44,7 +42,7 @@ class Schedule(Expression):
         return first.peak if isinstance(first, Schedule) else first
 
 
-def schedule(function: Callable[..., Callable]) -> Callable[..., Schedule]:
+def schedule(function: Callable[P, Callable]) -> Callable[P, Schedule]:
     """Makes a schedule factory remember its calls, as `transformation` does.
 
     The factory's first argument is the schedule's largest value; it returns a
@@ -57,6 +55,16 @@ def _ramp(t, start, length):
     length = jnp.asarray(length, t.dtype)
     inside = jnp.clip((t - start) / jnp.where(length > 0, length, 1), 0, 1)
     return jnp.where(length > 0, inside, jnp.where(t >= start, 1, 0).astype(t.dtype))
+
+
+def _check_fit(function: str, total_steps: Any, **phases: Any) -> None:
+    """Raises where plain numbers say that the phases do not fit into the whole."""
+    steps = (total_steps, *phases.values())
+    if all(isinstance(n, int | float) for n in steps) and sum(phases.values()) > total_steps:
+        raise ValueError(
+            f"{function}: {' + '.join(phases)} is {sum(phases.values())}, and total_steps "
+            f"{total_steps}. Make total_steps larger: it includes them."
+        )
 
 
 @schedule
@@ -109,11 +117,14 @@ def cosine(
     Reference: Loshchilov & Hutter, "SGDR", 2017, equation 5.
     """
 
+    _check_fit("cosine", total_steps, warmup_steps=warmup_steps)
+
     def value(t):
         top, last = jnp.asarray(peak, t.dtype), jnp.asarray(end, t.dtype)
-        fall = _ramp(t, warmup_steps, total_steps - warmup_steps)
+        start, stop = jnp.asarray(warmup_steps, t.dtype), jnp.asarray(total_steps, t.dtype)
+        fall = _ramp(t, start, stop - start)
         wave = last + (top - last) * (1 + jnp.cos(jnp.pi * fall)) / 2
-        return jnp.where(t < warmup_steps, top * _ramp(t, 0, warmup_steps), wave)
+        return jnp.where(t < start, top * _ramp(t, 0, start), wave)
 
     return value
 
@@ -145,10 +156,15 @@ def warmup_stable_decay(
     Reference: Hu et al., "MiniCPM", 2024, section 4.
     """
 
+    _check_fit(
+        "warmup_stable_decay", total_steps, warmup_steps=warmup_steps, decay_steps=decay_steps
+    )
+
     def value(t):
         top, last = jnp.asarray(peak, t.dtype), jnp.asarray(end, t.dtype)
+        length, stop = jnp.asarray(decay_steps, t.dtype), jnp.asarray(total_steps, t.dtype)
         rise = top * _ramp(t, 0, warmup_steps)
-        return rise - (top - last) * _ramp(t, total_steps - decay_steps, decay_steps)
+        return rise - (top - last) * _ramp(t, stop - length, length)
 
     return value
 
@@ -159,7 +175,8 @@ def inverse_sqrt(peak: NonNegative, warmup_steps: Steps):
 
     Args:
       peak: the largest value, reached at `warmup_steps`.
-      warmup_steps: length of the linear rise from 0.
+      warmup_steps: length of the linear rise from 0; with 0 it falls as
+        peak / √max(t, 1).
 
     Example:
       >>> from adamw_jax import inverse_sqrt

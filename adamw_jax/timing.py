@@ -9,8 +9,9 @@ import optax
 
 from adamw_jax.combine import expect_parts
 from adamw_jax.domains import Count
-from adamw_jax.expression import init_part, part, replace, transformation, update_part
 from adamw_jax.moments import count_up
+from adamw_jax.slots import part, replace
+from adamw_jax.transform import init_part, transformation, update_part
 
 
 class TimedState(NamedTuple):

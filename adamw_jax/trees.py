@@ -35,6 +35,20 @@ def real_dtype(dtype: Any) -> Any:
     return jnp.finfo(dtype).dtype
 
 
+def widest(*dtypes: Any) -> Any:
+    """The real dtype with the most bits among those of some dtypes.  Said here because
+    strict dtype promotion refuses to choose."""
+    return max(map(real_dtype, dtypes), key=lambda dtype: jnp.finfo(dtype).bits)
+
+
+def in_precision(x: jax.Array, dtype: Any) -> jax.Array:
+    """x in the precision of a dtype: what is complex stays complex, and real what is real."""
+    real = real_dtype(dtype)
+    if not jnp.iscomplexobj(x):
+        return x.astype(real)
+    return x.astype(jnp.complex128 if jnp.finfo(real).bits > 32 else jnp.complex64)
+
+
 def cast(number: Any, like: Any) -> jax.Array:
     """A hyperparameter in the dtype of the array it is about to meet.
 
@@ -62,11 +76,8 @@ def narrow(tree: Any, like: Any) -> Any:
     if jax.tree.structure(tree) != jax.tree.structure(like):
         return tree
 
-    def leaf(x, y):  # a statistic of complex gradients may be real, and stays so
-        dtype = dtype_of(y)
-        return x.astype(dtype if jnp.iscomplexobj(x) else real_dtype(dtype))
-
-    return jax.tree.map(leaf, tree, like)
+    # A statistic of complex gradients may be real, and stays so.
+    return jax.tree.map(lambda x, y: in_precision(x, dtype_of(y)), tree, like)
 
 
 def first_difference(tree: Any, other: Any) -> str | None:
@@ -97,9 +108,14 @@ def _check_inexact(function: str, what: str, path: tuple, leaf: Any) -> None:
         )
 
 
-def check_match(function: str, updates: Any, params: Any) -> None:
-    """Raises where gradients do not have the structure and shapes of the parameters."""
+def check_updates(function: str, updates: Any, params: Any = None) -> None:
+    """Raises where a gradient is not a floating-point or complex array, or where the
+    gradients do not have the structure and shapes of the parameters, if there are any."""
     paths, treedef = jax.tree_util.tree_flatten_with_path(updates)
+    for path, g in paths:
+        _check_inexact(function, "the gradient of", path, g)
+    if params is None:
+        return
     if treedef != jax.tree.structure(params):
         where = first_difference(updates, params)
         what = (
@@ -112,7 +128,6 @@ def check_match(function: str, updates: Any, params: Any) -> None:
             "every parameter, in the same containers."
         )
     for (path, g), p in zip(paths, jax.tree.leaves(params), strict=True):
-        _check_inexact(function, "the gradient of", path, g)
         if jnp.shape(g) != jnp.shape(p):
             raise ValueError(
                 f"{function}: the gradient of '{path_text(path)}' has shape {jnp.shape(g)}, its "

@@ -8,10 +8,10 @@ from typing import Any
 from adamw_jax.combine import chain
 from adamw_jax.decay import add_decoupled_weight_decay, add_l2_gradient, shrink
 from adamw_jax.domains import Decay, LearningRate, NonNegative
-from adamw_jax.expression import transformation
 from adamw_jax.moments import bias_correction
 from adamw_jax.rescale import average, scale_by_learning_rate, scale_by_rms
 from adamw_jax.schedules import relative
+from adamw_jax.transform import transformation
 
 
 @transformation

@@ -2,10 +2,10 @@
 
 from adamw_jax.combine import chain, precondition
 from adamw_jax.domains import Decay, LearningRate, NonNegative
-from adamw_jax.expression import transformation
 from adamw_jax.maps import identity, root
 from adamw_jax.moments import second_moment, sum_of_squares
 from adamw_jax.rescale import scale_by_learning_rate
+from adamw_jax.transform import transformation
 
 
 @transformation

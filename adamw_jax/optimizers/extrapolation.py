@@ -2,17 +2,17 @@
 
 from typing import Any
 
-from adamw_jax.combine import add, chain, fork, join, pick, precondition
+from adamw_jax.combine import chain, fork, join, pick, precondition
 from adamw_jax.decay import add_decoupled_weight_decay, proximal_decay
 from adamw_jax.domains import Decay, Finite, LearningRate, NonNegative
-from adamw_jax.expression import transformation
 from adamw_jax.guard import clip_by_age, clip_by_leaf_norm
 from adamw_jax.lookahead import previous_second_moment, variance_reduction
-from adamw_jax.maps import floor, identity, root, scale
+from adamw_jax.maps import add, floor, identity, root, scale
 from adamw_jax.moments import difference, scale_by_momentum
 from adamw_jax.optimizers.adam import scale_by_adam
 from adamw_jax.rescale import average, rms, scale_by_learning_rate
 from adamw_jax.timing import delay
+from adamw_jax.transform import transformation
 
 
 @transformation

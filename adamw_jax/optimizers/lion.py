@@ -5,10 +5,10 @@ from typing import Any
 from adamw_jax.combine import chain, interpolate
 from adamw_jax.decay import add_decoupled_weight_decay
 from adamw_jax.domains import Decay, LearningRate, NonNegative
-from adamw_jax.expression import transformation
 from adamw_jax.maps import sign
 from adamw_jax.moments import scale_by_momentum
 from adamw_jax.rescale import scale_by_learning_rate
+from adamw_jax.transform import transformation
 
 
 @transformation

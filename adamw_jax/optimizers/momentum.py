@@ -5,11 +5,11 @@ import optax
 
 from adamw_jax.combine import chain
 from adamw_jax.domains import Decay, LearningRate
-from adamw_jax.expression import transformation
 from adamw_jax.lookahead import nesterov_trace
 from adamw_jax.maps import identity
 from adamw_jax.moments import scale_by_momentum
 from adamw_jax.rescale import scale_by_learning_rate
+from adamw_jax.transform import transformation
 
 
 @transformation

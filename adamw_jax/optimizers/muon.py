@@ -1,19 +1,17 @@
 """Muon: orthogonal steps for matrices, AdamW for everything else."""
 
-from typing import Any
-
 import optax
 
 from adamw_jax.combine import chain
 from adamw_jax.decay import add_decoupled_weight_decay
 from adamw_jax.domains import Decay, LearningRate, NonNegative
-from adamw_jax.expression import transformation
 from adamw_jax.lookahead import nesterov_trace
 from adamw_jax.matrix import Views, default_matrices, orthogonalize, scale_by_shape
 from adamw_jax.moments import scale_by_momentum
 from adamw_jax.optimizers.adam import adamw
 from adamw_jax.rescale import scale_by_learning_rate
 from adamw_jax.routing import routed
+from adamw_jax.transform import transformation
 
 
 @transformation

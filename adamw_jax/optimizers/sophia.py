@@ -8,10 +8,10 @@ from adamw_jax.combine import chain, precondition
 from adamw_jax.curvature import curvature, gauss_newton_bartlett, hutchinson
 from adamw_jax.decay import add_decoupled_weight_decay
 from adamw_jax.domains import Count, Decay, LearningRate, NonNegative
-from adamw_jax.expression import transformation
 from adamw_jax.maps import clip, floor, scale
 from adamw_jax.moments import scale_by_momentum
 from adamw_jax.rescale import scale_by_learning_rate
+from adamw_jax.transform import transformation
 
 
 @transformation

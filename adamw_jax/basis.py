@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from adamw_jax.domains import Count, Decay
-from adamw_jax.expression import transformation
 from adamw_jax.moments import count_up
+from adamw_jax.transform import transformation
 from adamw_jax.trees import cast
 
 
