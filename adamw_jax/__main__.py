@@ -1,0 +1,48 @@
+"""The shell: `adamw-jax`, or `python -m adamw_jax`.
+
+adamw-jax list              the periodic table of optimizers
+adamw-jax list --markdown   the same in Markdown
+"""
+
+import sys
+from collections.abc import Sequence
+
+from absl import app, flags
+
+_MARKDOWN = flags.DEFINE_bool("markdown", False, "print tables in Markdown")
+
+
+def _list() -> None:
+    from adamw_jax.inspect import periodic
+
+    if _MARKDOWN.value:
+        print(periodic.markdown(), end="")
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*periodic.Row._fields, title="Optimizers by their parts")
+    for row in periodic.table():
+        table.add_row(*periodic.cells(row))
+    Console().print(table)
+
+
+COMMANDS = {"list": _list}
+
+
+def _run(arguments: Sequence[str]) -> None:
+    name, *rest = arguments[1:] or ("",)
+    if name not in COMMANDS or rest:
+        wrong = f"adamw-jax: there is no command {' '.join(arguments[1:])!r}." if name else ""
+        print(f"{wrong}\n{__doc__}".strip(), file=sys.stderr)
+        sys.exit(2)
+    COMMANDS[name]()
+
+
+def main() -> None:
+    """The console script."""
+    app.run(_run)
+
+
+if __name__ == "__main__":
+    main()

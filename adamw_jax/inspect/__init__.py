@@ -1,0 +1,1 @@
+"""Insight: what can be read off an expression without running it."""
