@@ -18,12 +18,16 @@ def _list() -> None:
     if _MARKDOWN.value:
         print(periodic.markdown(), end="")
         return
+    from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*periodic.Row._fields, title="Optimizers by their parts")
-    for row in periodic.table():
-        table.add_row(*periodic.cells(row))
+    table = Table("optimizer", "direction", "then", "decay", "bytes", box=SIMPLE)
+    for name, *cells in map(periodic.cells, periodic.table()):
+        before, numerator, denominator, basis, after, decay, size = cells
+        first = f"{before} → {numerator}" if before else numerator
+        lines = [first, denominator and f"/ {denominator}", basis and f"in the {basis}"]
+        table.add_row(name, "\n".join(filter(None, lines)), after, decay, size)
     Console().print(table)
 
 

@@ -7,7 +7,7 @@ bytes are counted on an abstract matrix.
 import importlib
 import math
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -150,6 +150,6 @@ def markdown() -> str:
     return "\n".join(lines) + "\n"
 
 
-def cells(row: Row) -> Iterator[str]:
+def cells(row: Row) -> list[str]:
     """The text of each column."""
-    return (f"{value:.1f}" if isinstance(value, float) else value for value in row)
+    return [f"{value:.1f}" if isinstance(value, float) else value for value in row]
