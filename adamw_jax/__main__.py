@@ -20,9 +20,11 @@ def _list() -> None:
         return
     from rich.box import SIMPLE
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("optimizer", "direction", "then", "decay", "bytes", box=SIMPLE)
+    table = Table(
+        "optimizer", Column("direction", min_width=35), "then", "decay", "bytes", box=SIMPLE
+    )
     for name, *cells in map(periodic.cells, periodic.table()):
         before, numerator, denominator, basis, after, decay, size = cells
         first = f"{before} → {numerator}" if before else numerator
