@@ -23,7 +23,7 @@ def _list() -> None:
     from rich.table import Column, Table
 
     table = Table(
-        "optimizer", Column("direction", min_width=35), "then", "decay", "bytes", box=SIMPLE
+        "optimizer", Column("direction", min_width=26), "then", "decay", "bytes", box=SIMPLE
     )
     for name, *cells in map(periodic.cells, periodic.table()):
         before, numerator, denominator, basis, after, decay, size = cells
