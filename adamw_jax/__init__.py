@@ -1,122 +1,217 @@
 """Optimizers as expressions over small pure gradient transformations."""
 
-from adamw_jax.averaging import eval_params as eval_params
-from adamw_jax.averaging import schedule_free as schedule_free
-from adamw_jax.basis import eigenbasis as eigenbasis
-from adamw_jax.combine import chain as chain
-from adamw_jax.combine import fork as fork
-from adamw_jax.combine import interpolate as interpolate
-from adamw_jax.combine import join as join
-from adamw_jax.combine import merge as merge
-from adamw_jax.combine import pick as pick
-from adamw_jax.combine import precondition as precondition
-from adamw_jax.curvature import curvature as curvature
-from adamw_jax.curvature import gauss_newton_bartlett as gauss_newton_bartlett
-from adamw_jax.curvature import hutchinson as hutchinson
-from adamw_jax.decay import add_decoupled_weight_decay as add_decoupled_weight_decay
-from adamw_jax.decay import add_l2_gradient as add_l2_gradient
-from adamw_jax.decay import proximal_decay as proximal_decay
-from adamw_jax.decay import shrink as shrink
-from adamw_jax.decay import shrink_after as shrink_after
-from adamw_jax.distance import by_distance as by_distance
-from adamw_jax.distance import distance_root as distance_root
-from adamw_jax.frugal import block_second_moment as block_second_moment
-from adamw_jax.frugal import default_blocks as default_blocks
-from adamw_jax.frugal import factored_second_moment as factored_second_moment
-from adamw_jax.guard import cautious as cautious
-from adamw_jax.guard import clip_by_age as clip_by_age
-from adamw_jax.guard import clip_by_leaf_norm as clip_by_leaf_norm
-from adamw_jax.guard import clip_by_rms as clip_by_rms
-from adamw_jax.guard import rectify as rectify
-from adamw_jax.guard import root_bias_correction as root_bias_correction
-from adamw_jax.guard import scale_by_parameter_rms as scale_by_parameter_rms
-from adamw_jax.guard import update_rms as update_rms
-from adamw_jax.lookahead import nesterov_average as nesterov_average
-from adamw_jax.lookahead import nesterov_trace as nesterov_trace
-from adamw_jax.lookahead import previous_second_moment as previous_second_moment
-from adamw_jax.lookahead import variance_reduction as variance_reduction
-from adamw_jax.lookahead import warming_nesterov as warming_nesterov
-from adamw_jax.maps import add as add
-from adamw_jax.maps import clip as clip
-from adamw_jax.maps import divide as divide
-from adamw_jax.maps import floor as floor
-from adamw_jax.maps import identity as identity
-from adamw_jax.maps import root as root
-from adamw_jax.maps import scale as scale
-from adamw_jax.maps import sign as sign
-from adamw_jax.maps import square as square
-from adamw_jax.matrix import View as View
-from adamw_jax.matrix import default_matrices as default_matrices
-from adamw_jax.matrix import orthogonalize as orthogonalize
-from adamw_jax.matrix import scale_by_shape as scale_by_shape
-from adamw_jax.moments import bias_correction as bias_correction
-from adamw_jax.moments import difference as difference
-from adamw_jax.moments import running_max as running_max
-from adamw_jax.moments import scale_by_momentum as scale_by_momentum
-from adamw_jax.moments import second_moment as second_moment
-from adamw_jax.moments import sum_of_squares as sum_of_squares
-from adamw_jax.newton_schulz import Table as Table
-from adamw_jax.optimizers.adam import adam as adam
-from adamw_jax.optimizers.adam import adam_l2 as adam_l2
-from adamw_jax.optimizers.adam import adamw as adamw
-from adamw_jax.optimizers.adam import scale_by_adam as scale_by_adam
-from adamw_jax.optimizers.adaptive import adagrad as adagrad
-from adamw_jax.optimizers.adaptive import rmsprop as rmsprop
-from adamw_jax.optimizers.extrapolation import adan as adan
-from adamw_jax.optimizers.extrapolation import adopt as adopt
-from adamw_jax.optimizers.extrapolation import mars as mars
-from adamw_jax.optimizers.frugal import adafactor as adafactor
-from adamw_jax.optimizers.frugal import adam_mini as adam_mini
-from adamw_jax.optimizers.lion import lion as lion
-from adamw_jax.optimizers.lion import signum as signum
-from adamw_jax.optimizers.momentum import heavy_ball as heavy_ball
-from adamw_jax.optimizers.momentum import lookahead_params as lookahead_params
-from adamw_jax.optimizers.momentum import lookahead_point as lookahead_point
-from adamw_jax.optimizers.momentum import momentum as momentum
-from adamw_jax.optimizers.momentum import nesterov as nesterov
-from adamw_jax.optimizers.momentum import sgd as sgd
-from adamw_jax.optimizers.muon import muon as muon
-from adamw_jax.optimizers.parameter_free import prodigy as prodigy
-from adamw_jax.optimizers.parameter_free import schedule_free_adamw as schedule_free_adamw
-from adamw_jax.optimizers.soap import soap as soap
-from adamw_jax.optimizers.sophia import sophia_g as sophia_g
-from adamw_jax.optimizers.sophia import sophia_h as sophia_h
-from adamw_jax.optimizers.variants import adabelief as adabelief
-from adamw_jax.optimizers.variants import ademamix as ademamix
-from adamw_jax.optimizers.variants import amsgrad as amsgrad
-from adamw_jax.optimizers.variants import cautious_adamw as cautious_adamw
-from adamw_jax.optimizers.variants import deviation as deviation
-from adamw_jax.optimizers.variants import laprop as laprop
-from adamw_jax.optimizers.variants import nadamw as nadamw
-from adamw_jax.optimizers.variants import radam as radam
-from adamw_jax.optimizers.variants import stable_adamw as stable_adamw
-from adamw_jax.rescale import average as average
-from adamw_jax.rescale import clip_by_global_norm as clip_by_global_norm
-from adamw_jax.rescale import rms as rms
-from adamw_jax.rescale import scale_by_learning_rate as scale_by_learning_rate
-from adamw_jax.rescale import scale_by_rms as scale_by_rms
-from adamw_jax.routing import masked as masked
-from adamw_jax.routing import route as route
-from adamw_jax.routing import routed as routed
-from adamw_jax.routing import routes as routes
-from adamw_jax.schedules import Schedule as Schedule
-from adamw_jax.schedules import ahead as ahead
-from adamw_jax.schedules import capped_inverse_sqrt as capped_inverse_sqrt
-from adamw_jax.schedules import constant as constant
-from adamw_jax.schedules import cosine as cosine
-from adamw_jax.schedules import inverse_sqrt as inverse_sqrt
-from adamw_jax.schedules import linear_warmup as linear_warmup
-from adamw_jax.schedules import relative as relative
-from adamw_jax.schedules import schedule as schedule
-from adamw_jax.schedules import warmup_stable_decay as warmup_stable_decay
-from adamw_jax.slots import expand as expand
-from adamw_jax.slots import part as part
-from adamw_jax.slots import parts as parts
-from adamw_jax.slots import replace as replace
-from adamw_jax.slots import swap as swap
-from adamw_jax.timing import delay as delay
-from adamw_jax.timing import scheduled as scheduled
-from adamw_jax.transform import Transformation as Transformation
-from adamw_jax.transform import transformation as transformation
+from adamw_jax.averaging import eval_params, schedule_free
+from adamw_jax.basis import eigenbasis
+from adamw_jax.combine import chain, fork, interpolate, join, merge, pick, precondition
+from adamw_jax.curvature import curvature, gauss_newton_bartlett, hutchinson
+from adamw_jax.decay import (
+    add_decoupled_weight_decay,
+    add_l2_gradient,
+    proximal_decay,
+    shrink,
+    shrink_after,
+)
+from adamw_jax.distance import by_distance, distance_root
+from adamw_jax.frugal import block_second_moment, default_blocks, factored_second_moment
+from adamw_jax.guard import (
+    cautious,
+    clip_by_age,
+    clip_by_leaf_norm,
+    clip_by_rms,
+    rectify,
+    root_bias_correction,
+    scale_by_parameter_rms,
+    update_rms,
+)
+from adamw_jax.lookahead import (
+    nesterov_average,
+    nesterov_trace,
+    previous_second_moment,
+    variance_reduction,
+    warming_nesterov,
+)
+from adamw_jax.maps import add, clip, divide, floor, identity, root, scale, sign, square
+from adamw_jax.matrix import View, default_matrices, orthogonalize, scale_by_shape
+from adamw_jax.moments import (
+    bias_correction,
+    difference,
+    running_max,
+    scale_by_momentum,
+    second_moment,
+    sum_of_squares,
+)
+from adamw_jax.newton_schulz import Table
+from adamw_jax.optimizers.adam import adam, adam_l2, adamw, scale_by_adam
+from adamw_jax.optimizers.adaptive import adagrad, rmsprop
+from adamw_jax.optimizers.extrapolation import adan, adopt, mars
+from adamw_jax.optimizers.frugal import adafactor, adam_mini
+from adamw_jax.optimizers.lion import lion, signum
+from adamw_jax.optimizers.momentum import (
+    heavy_ball,
+    lookahead_params,
+    lookahead_point,
+    momentum,
+    nesterov,
+    sgd,
+)
+from adamw_jax.optimizers.muon import muon
+from adamw_jax.optimizers.parameter_free import prodigy, schedule_free_adamw
+from adamw_jax.optimizers.soap import soap
+from adamw_jax.optimizers.sophia import sophia_g, sophia_h
+from adamw_jax.optimizers.variants import (
+    adabelief,
+    ademamix,
+    amsgrad,
+    cautious_adamw,
+    deviation,
+    laprop,
+    nadamw,
+    radam,
+    stable_adamw,
+)
+from adamw_jax.rescale import (
+    average,
+    clip_by_global_norm,
+    rms,
+    scale_by_learning_rate,
+    scale_by_rms,
+)
+from adamw_jax.routing import masked, route, routed, routes
+from adamw_jax.schedules import (
+    Schedule,
+    ahead,
+    capped_inverse_sqrt,
+    constant,
+    cosine,
+    inverse_sqrt,
+    linear_warmup,
+    relative,
+    schedule,
+    warmup_stable_decay,
+)
+from adamw_jax.slots import expand, part, parts, replace, swap
+from adamw_jax.timing import delay, scheduled
+from adamw_jax.transform import Transformation, transformation
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Schedule",
+    "Table",
+    "Transformation",
+    "View",
+    "adabelief",
+    "adafactor",
+    "adagrad",
+    "adam",
+    "adam_l2",
+    "adam_mini",
+    "adamw",
+    "adan",
+    "add",
+    "add_decoupled_weight_decay",
+    "add_l2_gradient",
+    "ademamix",
+    "adopt",
+    "ahead",
+    "amsgrad",
+    "average",
+    "bias_correction",
+    "block_second_moment",
+    "by_distance",
+    "capped_inverse_sqrt",
+    "cautious",
+    "cautious_adamw",
+    "chain",
+    "clip",
+    "clip_by_age",
+    "clip_by_global_norm",
+    "clip_by_leaf_norm",
+    "clip_by_rms",
+    "constant",
+    "cosine",
+    "curvature",
+    "default_blocks",
+    "default_matrices",
+    "delay",
+    "deviation",
+    "difference",
+    "distance_root",
+    "divide",
+    "eigenbasis",
+    "eval_params",
+    "expand",
+    "factored_second_moment",
+    "floor",
+    "fork",
+    "gauss_newton_bartlett",
+    "heavy_ball",
+    "hutchinson",
+    "identity",
+    "interpolate",
+    "inverse_sqrt",
+    "join",
+    "laprop",
+    "linear_warmup",
+    "lion",
+    "lookahead_params",
+    "lookahead_point",
+    "mars",
+    "masked",
+    "merge",
+    "momentum",
+    "muon",
+    "nadamw",
+    "nesterov",
+    "nesterov_average",
+    "nesterov_trace",
+    "orthogonalize",
+    "part",
+    "parts",
+    "pick",
+    "precondition",
+    "previous_second_moment",
+    "prodigy",
+    "proximal_decay",
+    "radam",
+    "rectify",
+    "relative",
+    "replace",
+    "rms",
+    "rmsprop",
+    "root",
+    "root_bias_correction",
+    "route",
+    "routed",
+    "routes",
+    "running_max",
+    "scale",
+    "scale_by_adam",
+    "scale_by_learning_rate",
+    "scale_by_momentum",
+    "scale_by_parameter_rms",
+    "scale_by_rms",
+    "scale_by_shape",
+    "schedule",
+    "schedule_free",
+    "schedule_free_adamw",
+    "scheduled",
+    "second_moment",
+    "sgd",
+    "shrink",
+    "shrink_after",
+    "sign",
+    "signum",
+    "soap",
+    "sophia_g",
+    "sophia_h",
+    "square",
+    "stable_adamw",
+    "sum_of_squares",
+    "swap",
+    "transformation",
+    "update_rms",
+    "variance_reduction",
+    "warming_nesterov",
+    "warmup_stable_decay",
+]

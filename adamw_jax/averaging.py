@@ -9,7 +9,7 @@ import optax
 from adamw_jax import trees
 from adamw_jax.combine import expect_parts
 from adamw_jax.domains import Decay, Finite, LearningRate
-from adamw_jax.moments import count_up
+from adamw_jax.moments import Counter, count_up
 from adamw_jax.routing import assign, masked, routed
 from adamw_jax.slots import parts
 from adamw_jax.transform import init_part, lift, slots, transformation, update_part
@@ -17,7 +17,7 @@ from adamw_jax.trees import cast
 
 
 class ScheduleFreeState(NamedTuple):
-    count: jax.Array
+    count: Counter
     z: optax.Params
     weight_sum: jax.Array
     largest_rate: jax.Array
@@ -63,7 +63,7 @@ def schedule_free(
 
     def init(params):
         zero = jnp.zeros((), float)
-        z = jax.tree.map(lambda p: jnp.array(p), params)  # a copy: parameters may be donated
+        z = jax.tree.map(jnp.array, params)  # a copy: parameters may be donated
         return ScheduleFreeState(jnp.zeros((), jnp.int32), z, zero, zero, init_part(tx, params))
 
     def update(updates, state, params=None, **extra):
@@ -131,7 +131,7 @@ def _eval_routes(tx, state, params):
     branches = slots(tx)
     if tx.factory is masked:
         flags = trees.mask_flags("eval_params", tx.arguments["mask"], params)
-        owners = ["tx" if flag else None for flag in flags]
+        owners = ["tx" if flag else "" for flag in flags]
     else:
         owners = assign(tx.arguments["matchers"], tuple(branches), params)
     for name, branch in branches.items():

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import optax
 
 from adamw_jax.domains import Count, Decay
-from adamw_jax.moments import count_up
+from adamw_jax.moments import Counter, count_up
 from adamw_jax.transform import transformation
 from adamw_jax.trees import cast
 
 
 class EigenbasisState(NamedTuple):
-    count: jax.Array
+    count: Counter
     gram: Any
     vectors: Any
 

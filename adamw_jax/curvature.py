@@ -14,13 +14,13 @@ import optax
 
 from adamw_jax.combine import expect_parts
 from adamw_jax.domains import Count, Decay, Whole
-from adamw_jax.moments import accumulate, count_up, zeros
+from adamw_jax.moments import Counter, accumulate, count_up, zeros
 from adamw_jax.transform import init_part, transformation, update_part
 from adamw_jax.trees import cast
 
 
 class CurvatureState(NamedTuple):
-    count: jax.Array
+    count: Counter
     curvature: optax.Updates
     estimator: Any
 

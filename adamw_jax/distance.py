@@ -10,13 +10,13 @@ import optax
 from adamw_jax.combine import expect_parts
 from adamw_jax.domains import Decay, LearningRate, NonNegative, Positive
 from adamw_jax.maps import safe_sqrt
-from adamw_jax.moments import count_up, zeros
+from adamw_jax.moments import Counter, count_up, zeros
 from adamw_jax.transform import init_part, transformation, update_part
 from adamw_jax.trees import cast
 
 
 class ByDistanceState(NamedTuple):
-    count: jax.Array
+    count: Counter
     initial: optax.Params
     gradient_sum: optax.Updates
     correlation: jax.Array
@@ -56,12 +56,10 @@ def by_distance(
     expect_parts("by_distance", {"tx": tx})
 
     def init(params):
-        start = jax.tree.map(lambda p: jnp.array(p), params)
-        zero = jnp.zeros((), float)
+        start = jax.tree.map(jnp.array, params)  # a copy: parameters may be donated
+        zero, count = jnp.zeros((), float), jnp.zeros((), jnp.int32)
         distance = jnp.asarray(d0, zero.dtype)
-        count = jnp.zeros((), jnp.int32)
-        inner = init_part(tx, params)
-        return ByDistanceState(count, start, zeros(params), zero, distance, inner)
+        return ByDistanceState(count, start, zeros(params), zero, distance, init_part(tx, params))
 
     def update(updates, state, params=None, **extra):
         if params is None:
@@ -78,8 +76,7 @@ def by_distance(
         estimate = cast(growth, d) * correlation / jnp.where(norm > 0, norm, 1)
         distance = jnp.where(norm > 0, jnp.maximum(d, estimate), d)
         scaled = jax.tree.map(lambda g: cast(d, g) * g, updates)
-        extra = {**extra, "distance": distance}
-        step, own = update_part(tx, scaled, state.tx, params, extra)
+        step, own = update_part(tx, scaled, state.tx, params, {**extra, "distance": distance})
         step = jax.tree.map(lambda u: cast(d, u) * u, step)
         count = count_up(state.count)
         new = ByDistanceState(count, state.initial, gradient_sum, correlation, distance, own)

@@ -20,7 +20,8 @@ def _number(value: Any) -> Any:
     if isinstance(value, jax.Array | np.ndarray):
         if not jnp.issubdtype(value.dtype, jnp.floating) or not np.all(np.isfinite(value)):
             raise ValueError
-        return value
+        # Flax NNX refuses arrays in an optimizer; a sweep stacks them, and keeps them.
+        return value if value.ndim else float(value)
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
         raise TypeError
     if not math.isfinite(value):

@@ -235,7 +235,7 @@ def _recall(reference: Any, cls: type, arguments: dict[str, Any]) -> Expression:
 _lifted: dict[Callable, Any] = {}
 
 
-def remember(function: Callable, cls: type, **declared: Any) -> Any:
+def remember(function: Callable, cls: Any, **declared: Any) -> Any:
     """The decorator proper: a factory whose calls return `cls` expressions."""
     if function in _lifted and _lifted[function].declared == declared:
         return _lifted[function]  # lifting the same function twice gives equal expressions

@@ -11,13 +11,13 @@ import optax
 from adamw_jax import trees
 from adamw_jax.domains import Decay, NonNegative, Positive
 from adamw_jax.maps import abs_squared
-from adamw_jax.moments import SecondMomentState, count_up
+from adamw_jax.moments import Counter, SecondMomentState, count_up
 from adamw_jax.transform import transformation
 from adamw_jax.trees import cast, real_dtype
 
 
 class FactoredSecondMomentState(NamedTuple):
-    count: jax.Array
+    count: Counter
     row: optax.Updates
     column: optax.Updates
 

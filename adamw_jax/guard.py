@@ -8,13 +8,13 @@ import optax
 
 from adamw_jax.domains import Decay, NonNegative, Positive
 from adamw_jax.maps import abs_squared, leafwise_map, safe_sqrt
-from adamw_jax.moments import BiasCorrectionState, correction, count_up
+from adamw_jax.moments import BiasCorrectionState, Counter, correction, count_up
 from adamw_jax.transform import transformation
 from adamw_jax.trees import cast
 
 
 class CountState(NamedTuple):
-    count: jax.Array
+    count: Counter
 
 
 def rms(x: jax.Array) -> jax.Array:

@@ -9,13 +9,21 @@ import optax
 from adamw_jax.combine import chain, join
 from adamw_jax.domains import Decay, Finite, NonNegative
 from adamw_jax.maps import abs_squared, add, identity, scale
-from adamw_jax.moments import accumulate, bias_correction, count_up, scale_by_momentum, zeros
+from adamw_jax.moments import (
+    Counter,
+    accumulate,
+    bias_correction,
+    count_up,
+    saturate,
+    scale_by_momentum,
+    zeros,
+)
 from adamw_jax.transform import transformation
 from adamw_jax.trees import cast
 
 
 class PreviousSecondMomentState(NamedTuple):
-    count: jax.Array
+    count: Counter
     second_moment: optax.Updates
 
 
@@ -24,7 +32,7 @@ class VarianceReductionState(NamedTuple):
 
 
 class WarmingNesterovState(NamedTuple):
-    count: jax.Array
+    count: Counter
     product: jax.Array
     momentum: optax.Updates
 
@@ -118,8 +126,8 @@ def previous_second_moment(decay: Decay):
 
         def step(g, v):
             b = cast(decay, v)
-            squares = jnp.minimum(abs_squared(g), jnp.finfo(v.dtype).max)
-            return jnp.where(first, squares, b * v + (1 - b) * squares)
+            b = jnp.where(first, 0, b)
+            return saturate(b * v + (1 - b) * abs_squared(g))
 
         stored = accumulate("previous_second_moment", step, updates, state.second_moment)[1]
         new = PreviousSecondMomentState(count_up(state.count), stored)

@@ -80,6 +80,13 @@ def accumulate(name, step, updates, old):
     return passed, jax.tree.map(lambda n, m: n.astype(m.dtype), new, old)
 
 
+def saturate(x: jax.Array) -> jax.Array:
+    """The largest number in place of infinity, which an accumulator would never leave again.
+
+    A select, since XLA:CPU computes twice what ends in a minimum."""
+    return jnp.where(x > largest(x), largest(x), x)
+
+
 def count_up(count: jax.Array) -> jax.Array:
     """count + 1, stopping at the largest integer."""
     return optax.safe_increment(count)
@@ -168,13 +175,9 @@ def second_moment(decay: Decay, *, eps_root: NonNegative | None = None, dtype: D
     def update(updates, state, params=None):
         def step(g, v):
             b = cast(decay, v)
-            # ((1-b) g) g, and a ceiling: one huge gradient must not make v infinite for ever.
-            # The ceiling (half the range, out of reach of rounding) is on the addend, since
-            # XLA computes a v twice whose last operation has one operand.
-            squared = jnp.real((cast(1 - b, g) * g) * jnp.conj(g))
-            kept = b * v
-            addend = jnp.minimum(squared, largest(v) / 2 - kept)
-            return kept + (addend if eps_root is None else addend + cast(eps_root, v))
+            # ((1-b) g) g and not (1-b) g²: the product overflows later than the square.
+            new = b * v + jnp.real((cast(1 - b, g) * g) * jnp.conj(g))
+            return saturate(new if eps_root is None else new + cast(eps_root, v))
 
         new, stored = accumulate("second_moment", step, updates, state.second_moment)
         return new, SecondMomentState(stored)
@@ -201,7 +204,7 @@ def sum_of_squares(initial: NonNegative = 0.0, *, dtype: DType | None = None):
     def update(updates, state, params=None):
         new, stored = accumulate(
             "sum_of_squares",
-            lambda g, s: s + jnp.minimum(abs_squared(g), largest(s) - s),
+            lambda g, s: saturate(s + abs_squared(g)),
             updates,
             state.sum_of_squares,
         )

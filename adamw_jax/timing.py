@@ -9,13 +9,13 @@ import optax
 
 from adamw_jax.combine import expect_parts
 from adamw_jax.domains import Count
-from adamw_jax.moments import count_up
+from adamw_jax.moments import Counter, count_up
 from adamw_jax.slots import part, replace
 from adamw_jax.transform import init_part, transformation, update_part
 
 
 class TimedState(NamedTuple):
-    count: jax.Array
+    count: Counter
     tx: Any
 
 

@@ -5,6 +5,7 @@ bytes are counted on an abstract matrix.
 """
 
 import importlib
+import inspect
 import math
 import pkgutil
 from collections.abc import Callable
@@ -39,10 +40,10 @@ def factories() -> dict[str, Callable]:
     for module in pkgutil.iter_modules(optimizers.__path__):
         loaded = importlib.import_module(f"{optimizers.__name__}.{module.name}")
         for name, factory in vars(loaded).items():
-            signature = getattr(factory, "signature", None)
-            if getattr(factory, "__module__", "") == loaded.__name__ and signature is not None:
-                if next(iter(signature.parameters), "") == "learning_rate":
-                    found[name] = factory
+            signature = getattr(factory, "signature", inspect.Signature())
+            own = getattr(factory, "__module__", "") == loaded.__name__
+            if own and next(iter(signature.parameters), "") == "learning_rate":
+                found[name] = factory
     return dict(sorted(found.items()))
 
 
@@ -105,15 +106,20 @@ def _row(name: str, factory: Callable) -> Row:
     top = [path for path in found if path and "." not in path]
     quotient = next((path for path, piece in found.items() if _is_quotient(piece)), "direction")
     at = lambda slot: sketch(found[slot]) if slot in found else ""
-    columns = [at(f"{quotient}.{slot}") for slot in ("numerator", "denominator", "basis")]
-    if not columns[0]:
-        columns[0] = at("direction")
+    numerator = at(f"{quotient}.numerator") or at("direction")
     middle = next(i for i, path in enumerate(top) if quotient.split(".")[0] == path)
     rest = lambda paths: [at(path) for path in paths if path not in _ELSEWHERE]
-    before, after = rest(top[:middle]), rest(top[middle + 1 :])
     decay = next((at(path) for path in found if path.split(".")[-1] == "weight_decay"), "")
-    after = " → ".join(filter(None, [*after, wrapper]))
-    return Row(name, " → ".join(before), *columns, after, decay, state_bytes(tx))
+    return Row(
+        optimizer=name,
+        before=" → ".join(rest(top[:middle])),
+        numerator=numerator,
+        denominator=at(f"{quotient}.denominator"),
+        basis=at(f"{quotient}.basis"),
+        after=" → ".join(filter(None, [*rest(top[middle + 1 :]), wrapper])),
+        decay=decay,
+        bytes=state_bytes(tx),
+    )
 
 
 _ELSEWHERE = ("weight_decay", "learning_rate", "start")  # slots with a column of their own, or none

@@ -1,0 +1,24 @@
+"""How every test runs: strict dtype promotion, float32 by default, float64 on request."""
+
+import jax
+import pytest
+
+# Nothing in the library may rely on JAX to choose a dtype.  Optax and Flax do: a test
+# that runs their code does it under `jax.numpy_dtype_promotion("standard")`.
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture
+def x64():
+    """float64 for one test.  The global flag, since a context manager is invisible to threads."""
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture(params=["float16", "bfloat16", "float32", "float64", "complex64"])
+def dtype(request):
+    """Every dtype a parameter may have, as its name."""
+    if request.param == "float64":
+        request.getfixturevalue("x64")
+    return request.param

@@ -1,0 +1,59 @@
+"""What several test modules do: run an optimizer over gradients, look at a state."""
+
+import jax
+import numpy as np
+import optax
+
+# The worked example of the specification, section 3: one parameter, four gradients.
+THETA = 0.5
+GRADIENTS = (0.2, 0.15, 0.25, 0.05)
+
+
+def stream(steps, shape, seed=0, dtype=np.float64):
+    """Parameters and gradients over five decades, with zeros among them."""
+    rng = np.random.default_rng(seed)
+
+    def draw(*dims):
+        x = rng.normal(size=dims) * 10 ** rng.uniform(-3, 1, size=dims)
+        if np.issubdtype(dtype, np.complexfloating):
+            x = x * np.exp(2j * np.pi * rng.uniform(size=dims))
+        return x.astype(dtype)
+
+    grads = draw(steps, *shape)
+    grads[rng.uniform(size=grads.shape) < 0.1] = 0
+    return draw(*shape), list(grads)
+
+
+def stepper(tx, extra=lambda params: {}, jitted=False):
+    """(params, state, grads) -> (params, state)."""
+
+    def step(params, state, grads):
+        updates, state = tx.update(grads, state, params, **extra(params))
+        return optax.apply_updates(params, updates), state
+
+    return jax.jit(step) if jitted else step
+
+
+def walk(tx, params, grads, extra=lambda params: {}, jitted=False):
+    """The parameters after each of the gradients."""
+    step = stepper(tx, extra, jitted)
+    state, path = tx.init(params), []
+    for g in grads:
+        params, state = step(params, state, g)
+        path.append(params)
+    return path
+
+
+def avals(tree):
+    """Structure, shapes, dtypes and weak types: what must not change from step to step."""
+    leaves, treedef = jax.tree.flatten(tree)
+    return treedef, [(x.shape, x.dtype, getattr(x, "weak_type", False)) for x in leaves]
+
+
+def assert_equal(tree, other):
+    """The same structure and dtypes and the same bits (NaN equals NaN)."""
+    assert jax.tree.structure(tree) == jax.tree.structure(other)
+    for x, y in zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True):
+        x, y = np.asarray(x), np.asarray(y)
+        assert x.dtype == y.dtype
+        np.testing.assert_array_equal(x, y, strict=True)
