@@ -32,7 +32,7 @@ def main():
         lines.append(row(case, measured))
         print(lines[-1], flush=True)
         over += [case.name] * (measured.median > case.bar)
-    lines += ["", f"Medians of interleaved rounds (order ABBA); {device}; {versions}."]
+    lines += ["", f"Medians of interleaved rounds; {device}; {versions}."]
     print(*lines[-2:], sep="\n")
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
     if over:

@@ -28,8 +28,9 @@ NOTES = {
     BASELINE: "`m̂ / (√v̂ + ε) + λθ`, times `-lr`",
     CONTROL: "AdamW again, with other batches: any difference is noise",
     "no bias correction": "both averages are used as they are, pulled towards 0",
-    "no second moment": "the direction is its numerator alone, SGD with momentum. Its lr has another "
-    "unit and is much larger; as lr·λ decays the parameters, the same λ decays them much faster",
+    "no second moment": "the direction is its numerator alone, SGD with momentum. Its lr has "
+    "another unit and is much larger; as lr·λ decays the parameters, the same λ does so "
+    "much faster",
     "no momentum": "the numerator is the gradient itself",
     "no decay": "Adam",
     "L2 decay": "λθ is added to the gradient; λ has another unit there, and the same number pulls "
@@ -88,7 +89,7 @@ def adamw_arms(
     laprop = chain(rms, scale_by_momentum(b1), bias_correction(b1))
     no_correction = {"direction.numerator.1": nothing, "direction.denominator.correction": nothing}
     no_quotient = {"direction": part(base(1.0), "direction.numerator")}
-    builders = {
+    builders: dict[str, Build] = {
         BASELINE: base,
         CONTROL: base,
         "no bias correction": swapped(base, no_correction),

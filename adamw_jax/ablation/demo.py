@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TimeElapsedColumn
 
 from adamw_jax.ablation import figure, report, statistics
-from adamw_jax.ablation.arms import BASELINE, Arm
+from adamw_jax.ablation.arms import BASELINE, CONTROL, Arm
 from adamw_jax.ablation.sweep import Runs, group_by_structure, sweep
 from adamw_jax.ablation.tasks import Task
 
@@ -56,7 +56,8 @@ class Experiment:
             "examples in one fixed split.",
             f"{self.steps} steps at a constant learning rate, one gradient a step. {self.remark}",
             f"Every arm gets the same {len(rates)} learning rates from {rates[0]:g} to "
-            f"{rates[-1]:g} and, per seed, the same initial parameters and batches.",
+            f"{rates[-1]:g} and, per seed, the same initial parameters and batches "
+            f"({CONTROL}: other batches).",
             f"The rate is chosen by validation loss on {self.tuning} seeds; every number in the "
             f"table is measured on test data with {self.reporting} other seeds "
             "(mean ± standard error).",
