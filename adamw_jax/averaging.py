@@ -62,9 +62,10 @@ def schedule_free(
     expect_parts("schedule_free", {"tx": tx})
 
     def init(params):
-        zero = jnp.zeros((), float)
-        z = jax.tree.map(jnp.array, params)  # a copy: parameters may be donated
-        return ScheduleFreeState(jnp.zeros((), jnp.int32), z, zero, zero, init_part(tx, params))
+        # Copies and zeros of their own: parameters and state may be donated.
+        z, zero = jax.tree.map(jnp.array, params), lambda: jnp.zeros((), float)
+        count = jnp.zeros((), jnp.int32)
+        return ScheduleFreeState(count, z, zero(), zero(), init_part(tx, params))
 
     def update(updates, state, params=None, **extra):
         if params is None:
@@ -78,12 +79,12 @@ def schedule_free(
         total = total + weight
         share = jnp.where(total > 0, weight / jnp.where(total > 0, total, 1), 0)
 
-        def move(y, z, u):  # what the three equations above leave for y
+        def move(y, z, u):  # what the three equations above leave for y, with the new z
             c, b = cast(share, u), cast(b1, u)
-            return c * (z.astype(u.dtype) - cast(y, u)) + (1 - b * (1 - c)) * u
+            return c * (z.astype(u.dtype) - y.astype(u.dtype)) + (1 - b) * (1 - c) * u
 
-        moved = jax.tree.map(move, params, state.z, step)
         z = jax.tree.map(lambda z, u: z + u.astype(z.dtype), state.z, step)
+        moved = jax.tree.map(move, params, z, step)
         return moved, ScheduleFreeState(count, z, total, largest, inner)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -69,16 +69,17 @@ def clipped_adamw(library):
     return library.chain(library.clip_by_global_norm(1.0), library.adamw(1e-3))
 
 
-def step(tx, params):
+def step(tx, params, extra=None):
     """One jitted training step without the model: update, apply, buffers donated."""
 
     def update(params, state, grads):
-        updates, state = tx.update(grads, state, params)
+        updates, state = tx.update(grads, state, params, **(extra or {}))
         return optax.apply_updates(params, updates), state
 
     compiled = jax.jit(update, donate_argnums=(0, 1))
     grads = jax.tree.map(lambda p: jnp.full_like(p, 0.1), params)
-    carried = [jax.tree.map(jnp.copy, params), tx.init(params)]
+    # Copies, since some optimizers keep the very parameters, which are donated.
+    carried = jax.tree.map(jnp.copy, [params, tx.init(params)])
 
     def run():
         carried[:] = compiled(*carried, grads)
