@@ -22,6 +22,7 @@ from adamw_jax.expression import Expression, is_node, remember
 
 P = ParamSpec("P")
 Kind = str | Callable[[list], str]
+Equation = str | Callable[[Mapping[str, Any]], str]
 
 
 class Transformation(Expression, optax.GradientTransformationExtraArgs):
@@ -121,6 +122,8 @@ def transformation(
     leafwise: bool = False,
     consumes: Kind = "tree",
     produces: Kind = "tree",
+    equation: Equation | None = None,
+    traits: tuple[str, ...] = (),
     eval_params: Callable | None = None,
 ) -> Callable[[Callable[P, optax.GradientTransformation]], Callable[P, Transformation]]: ...
 def transformation(
@@ -129,6 +132,8 @@ def transformation(
     leafwise: bool = False,
     consumes: Kind = "tree",
     produces: Kind = "tree",
+    equation: Equation | None = None,
+    traits: tuple[str, ...] = (),
     eval_params: Callable | None = None,
 ) -> Any:
     """Makes a factory's transformations remember the call that built them.
@@ -150,6 +155,13 @@ def transformation(
       consumes: "tree" for gradients shaped like parameters, "fork" for a dict
         of branches, or a function from the list of parts to one of these.
       produces: likewise, what `update` returns.
+      equation: what the piece does, for `equations`: Python statements joined
+        by ";" whose last one is the value passed on, such as
+        "m = decay * m + (1 - decay) * u; m".  `u` is what the piece receives (the
+        branches' names, if that is a fork), `theta` the parameter, `t` the number
+        of this update; names that are assigned are state and begin at 0.  Or a
+        function from the arguments to such a text.
+      traits: words that `lint` reasons with; see `adamw_jax.inspect.lint`.
       eval_params: `(state, params) -> params` where the weights to evaluate
         are not the ones that are trained; takes the piece's arguments first.
 
@@ -169,6 +181,8 @@ def transformation(
         "leafwise": leafwise,
         "consumes": consumes,
         "produces": produces,
+        "equation": equation,
+        "traits": traits,
         "eval_params": eval_params,
     }
     if function is None:
