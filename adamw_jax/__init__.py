@@ -23,6 +23,7 @@ from adamw_jax.guard import (
     scale_by_parameter_rms,
     update_rms,
 )
+from adamw_jax.inspect.parse import parse
 from adamw_jax.lookahead import (
     nesterov_average,
     nesterov_trace,
@@ -167,6 +168,7 @@ __all__ = [
     "nesterov_trace",
     "orthogonalize",
     "part",
+    "parse",
     "parts",
     "pick",
     "precondition",

@@ -69,6 +69,7 @@ TABLES = {
         )
     ),
 }
+MOST_STEPS = 1000  # a table is written out; five steps are usual
 _REPEATS = ("keller", "polar_express")  # whose last row may be used again and again
 
 
@@ -83,6 +84,8 @@ def table_of(coefficients: Any, steps: int) -> Table:
             f"orthogonalize: coefficients is {coefficients!r}. Choose one of: "
             f"{', '.join(TABLES)}, or give rows (a, b, c)."
         )
+    if steps > MOST_STEPS:
+        raise ValueError(f"orthogonalize: steps is {steps}. It must be at most {MOST_STEPS}.")
     named = isinstance(coefficients, str)
     table = TABLES[coefficients] if named else coefficients
     if not isinstance(table, Table):
