@@ -23,7 +23,13 @@ from adamw_jax.guard import (
     scale_by_parameter_rms,
     update_rms,
 )
+from adamw_jax.inspect.check import assert_contract, check
+from adamw_jax.inspect.describe import Description, describe
+from adamw_jax.inspect.diff import Change, Changes, diff
+from adamw_jax.inspect.equations import equations
+from adamw_jax.inspect.lint import assert_clean, lint
 from adamw_jax.inspect.parse import parse
+from adamw_jax.inspect.rules import Finding
 from adamw_jax.lookahead import (
     nesterov_average,
     nesterov_trace,
@@ -42,6 +48,8 @@ from adamw_jax.moments import (
     sum_of_squares,
 )
 from adamw_jax.newton_schulz import Table
+from adamw_jax.nonfinite import skip_nonfinite
+from adamw_jax.observe import observe
 from adamw_jax.optimizers.adam import adam, adam_l2, adamw, scale_by_adam
 from adamw_jax.optimizers.adaptive import adagrad, rmsprop
 from adamw_jax.optimizers.extrapolation import adan, adopt, mars
@@ -91,14 +99,22 @@ from adamw_jax.schedules import (
     warmup_stable_decay,
 )
 from adamw_jax.slots import expand, part, parts, replace, swap
+from adamw_jax.telemetry import metrics, probe
 from adamw_jax.timing import delay, scheduled
 from adamw_jax.transform import Transformation, transformation
+from adamw_jax.writers import JSONLWriter, TensorBoardWriter
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Change",
+    "Changes",
+    "Description",
+    "Finding",
+    "JSONLWriter",
     "Schedule",
     "Table",
+    "TensorBoardWriter",
     "Transformation",
     "View",
     "adabelief",
@@ -116,6 +132,8 @@ __all__ = [
     "adopt",
     "ahead",
     "amsgrad",
+    "assert_clean",
+    "assert_contract",
     "average",
     "bias_correction",
     "block_second_moment",
@@ -124,6 +142,7 @@ __all__ = [
     "cautious",
     "cautious_adamw",
     "chain",
+    "check",
     "clip",
     "clip_by_age",
     "clip_by_global_norm",
@@ -135,11 +154,14 @@ __all__ = [
     "default_blocks",
     "default_matrices",
     "delay",
+    "describe",
     "deviation",
+    "diff",
     "difference",
     "distance_root",
     "divide",
     "eigenbasis",
+    "equations",
     "eval_params",
     "expand",
     "factored_second_moment",
@@ -154,25 +176,29 @@ __all__ = [
     "join",
     "laprop",
     "linear_warmup",
+    "lint",
     "lion",
     "lookahead_params",
     "lookahead_point",
     "mars",
     "masked",
     "merge",
+    "metrics",
     "momentum",
     "muon",
     "nadamw",
     "nesterov",
     "nesterov_average",
     "nesterov_trace",
+    "observe",
     "orthogonalize",
-    "part",
     "parse",
+    "part",
     "parts",
     "pick",
     "precondition",
     "previous_second_moment",
+    "probe",
     "prodigy",
     "proximal_decay",
     "radam",
@@ -204,6 +230,7 @@ __all__ = [
     "shrink_after",
     "sign",
     "signum",
+    "skip_nonfinite",
     "soap",
     "sophia_g",
     "sophia_h",

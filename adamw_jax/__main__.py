@@ -1,15 +1,36 @@
 """The shell: `adamw-jax`, or `python -m adamw_jax`.
 
-adamw-jax list              the periodic table of optimizers
-adamw-jax list --markdown   the same in Markdown
+adamw-jax list                                 the periodic table of optimizers
+adamw-jax describe 'adamw(3e-3)'               parts, leaves, routes and bytes before training
+adamw-jax describe 'muon(0.02)' --params=up/kernel:64x256,up/bias:256
+adamw-jax equations 'lion(1e-4)'               the update rule; --format=latex, --symbols
+adamw-jax lint 'chain(adamw(1e-3), clip(1.0))' what is in the wrong order, if anything
+adamw-jax diff 'adamw(1e-3)' 'adam(1e-3)'      what changes from one to the other
+
+An expression is what Python would print: pieces, combinators, optimizers and
+schedules of adamw_jax, edited as you like, for example
+'swap(adamw(3e-3), "weight_decay", identity())'.
 """
 
+import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from absl import app, flags
 
-_MARKDOWN = flags.DEFINE_bool("markdown", False, "print tables in Markdown")
+_MARKDOWN = flags.DEFINE_bool("markdown", False, "list: print in Markdown")
+_FORMAT = flags.DEFINE_enum("format", "text", ["text", "latex"], "equations: how to print")
+_SYMBOLS = flags.DEFINE_bool("symbols", False, "equations: letters for hyperparameters")
+_PARAMS = flags.DEFINE_string(
+    "params",
+    "embed/embedding:1000x64,block/query/kernel:64x64,block/up/kernel:64x256,"
+    "block/up/bias:256,block/norm/scale:64,head/kernel:64x1000",
+    "describe: the parameters, as path:shape,path:shape",
+)
+
+
+class UsageError(Exception):
+    """A call of the shell that cannot be carried out, in one sentence."""
 
 
 def _list() -> None:
@@ -22,8 +43,9 @@ def _list() -> None:
     from rich.console import Console
     from rich.table import Column, Table
 
+    whole = functools.partial(Column, no_wrap=True)
     table = Table(
-        "optimizer", Column("direction", min_width=26), "then", "decay", "bytes", box=SIMPLE
+        whole("optimizer"), "direction", "then", whole("decay"), whole("bytes"), box=SIMPLE
     )
     for name, *cells in map(periodic.cells, periodic.table()):
         before, numerator, denominator, basis, after, decay, size = cells
@@ -33,16 +55,84 @@ def _list() -> None:
     Console().print(table)
 
 
-COMMANDS = {"list": _list}
+def _parameters(text: str):
+    """A tree of abstract float32 parameters from "path:shape,path:shape"."""
+    import jax
+    import jax.numpy as jnp
+
+    tree: dict = {}
+    for entry in text.split(","):
+        path, colon, shape = entry.strip().partition(":")
+        *folders, leaf = path.split("/")
+        sizes = shape.split("x") if shape else []
+        if not (path and colon) or not all(size.isdigit() for size in sizes):
+            raise UsageError(f"--params: {entry!r} is not path:shape, such as up/kernel:64x256.")
+        inside = tree
+        for folder in folders:
+            inside = inside.setdefault(folder, {})
+            if not isinstance(inside, dict):
+                raise UsageError(f"--params: {entry!r} lies below another parameter.")
+        inside[leaf] = jax.ShapeDtypeStruct(tuple(map(int, sizes)), jnp.float32)
+    return tree
 
 
-def _run(arguments: Sequence[str]) -> None:
-    name, *rest = arguments[1:] or ("",)
-    if name not in COMMANDS or rest:
-        wrong = f"adamw-jax: there is no command {' '.join(arguments[1:])!r}." if name else ""
+def _describe(text: str) -> None:
+    from adamw_jax import describe, parse
+
+    print(describe(parse(text), _parameters(_PARAMS.value)))
+
+
+def _equations(text: str) -> None:
+    from adamw_jax import equations, parse
+
+    print(equations(parse(text), format=_FORMAT.value, symbols=_SYMBOLS.value))
+
+
+def _lint(text: str) -> int:
+    from adamw_jax import lint, parse
+
+    findings = lint(parse(text))
+    print("\n".join(map(str, findings)) or "Nothing found.")
+    return 1 if findings else 0
+
+
+def _diff(old: str, new: str) -> None:
+    from adamw_jax import diff, parse
+
+    changes = diff(parse(old), parse(new))
+    print("\n".join(map(str, changes)) or "No difference.")
+
+
+# name: what to call, and how many expressions it takes
+COMMANDS: dict[str, tuple[Callable, int]] = {
+    "list": (_list, 0),
+    "describe": (_describe, 1),
+    "equations": (_equations, 1),
+    "lint": (_lint, 1),
+    "diff": (_diff, 2),
+}
+
+
+def _run(arguments: Sequence[str]) -> int:
+    name, *texts = arguments[1:] or ("",)
+    if name not in COMMANDS:
+        wrong = f"adamw-jax: there is no command {name!r}." if name else ""
         print(f"{wrong}\n{__doc__}".strip(), file=sys.stderr)
-        sys.exit(2)
-    COMMANDS[name]()
+        return 2
+    command, count = COMMANDS[name]
+    if len(texts) != count:
+        plural = "" if count == 1 else "s"
+        print(
+            f"adamw-jax: {name} takes {count} expression{plural}, not {len(texts)}. "
+            "Put each in quotes; adamw-jax --help shows examples.",
+            file=sys.stderr,
+        )
+        return 2
+    try:
+        return command(*texts) or 0
+    except (UsageError, ValueError, KeyError, TypeError) as error:
+        print(error.args[0] if error.args else error, file=sys.stderr)
+        return 2
 
 
 def main() -> None:

@@ -32,7 +32,20 @@ def _average_point(arguments, state, params):
     return jax.tree.map(leaf, params, state.z)
 
 
-@transformation(eval_params=_average_point)
+_EQUATION = """
+if t == 1:
+    z = theta
+    x = theta
+z = z + tx(u)
+eta_max = maximum(eta_max, learning_rate)
+w = t**power * eta_max**weight_power
+w_sum = w_sum + w
+x = (1 - w / w_sum) * x + w / w_sum * z
+b1 * x + (1 - b1) * z - theta
+"""
+
+
+@transformation(equation=_EQUATION, eval_params=_average_point, traits=("wrapper",))
 def schedule_free(
     tx: optax.GradientTransformation,
     learning_rate: LearningRate,

@@ -18,7 +18,21 @@ class EigenbasisState(NamedTuple):
     vectors: Any
 
 
-@transformation
+_EQUATION = """
+if t == 1:
+    Q_L = eye(u @ u.T)
+    Q_R = eye(u.T @ u)
+L = decay * L + (1 - decay) * (u @ u.T)
+R = decay * R + (1 - decay) * (u.T @ u)
+Q_L_old = Q_L
+Q_R_old = Q_R
+Q_L = eigenvectors(L) if t == 1 else orthogonal_iteration(L, Q_L) if (t - 1) % every == 0 else Q_L
+Q_R = eigenvectors(R) if t == 1 else orthogonal_iteration(R, Q_R) if (t - 1) % every == 0 else Q_R
+{"left": Q_L_old, "right": Q_R_old}
+"""  # of a matrix; other arrays have more such Q or none
+
+
+@transformation(equation=_EQUATION, traits=("squares",))
 def eigenbasis(decay: Decay, *, every: Count = 10, max_dim: Count = 10000):
     """g -> for every axis, the eigenvectors of the average of g gᵀ along it.
 

@@ -271,7 +271,7 @@ def precondition(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-@transformation(leafwise=True)
+@transformation(leafwise=True, equation="weight * tx(u) + (1 - weight) * u")
 def interpolate(weight: Fraction, tx: optax.GradientTransformation):
     """u -> weight * tx(u) + (1 - weight) * u.
 

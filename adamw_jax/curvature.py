@@ -29,7 +29,13 @@ class EstimatorState(NamedTuple):
     key: jax.Array
 
 
-@transformation
+def _curvature(arguments):
+    """h, as it is after or was before the estimate came in."""
+    step = "if (t - 1) % every == 0: h = decay * h + (1 - decay) * estimator(u)"
+    return f"{step}\nh" if arguments["refresh"] == "before" else f"h_old = h\n{step}\nh_old"
+
+
+@transformation(equation=_curvature, traits=("estimate", "average"))
 def curvature(
     estimator: optax.GradientTransformation,
     decay: Decay,
@@ -106,7 +112,7 @@ def _estimator(seed, estimate) -> optax.GradientTransformationExtraArgs:
 _DRAWS = {"gaussian": jax.random.normal, "rademacher": jax.random.rademacher}
 
 
-@transformation
+@transformation(equation="hutchinson(theta)", traits=("estimate",))
 def hutchinson(*, seed: Whole = 0, distribution: str = "gaussian"):
     """z ⊙ (H z), an unbiased estimate of the diagonal of the Hessian H.
 
@@ -143,7 +149,7 @@ def hutchinson(*, seed: Whole = 0, distribution: str = "gaussian"):
     return _estimator(seed, estimate)
 
 
-@transformation
+@transformation(equation="gauss_newton_bartlett(theta)", traits=("estimate",))
 def gauss_newton_bartlett(*, seed: Whole = 0):
     """B ĝ², where ĝ is the gradient of the mean loss on labels drawn from the model.
 

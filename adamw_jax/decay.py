@@ -58,7 +58,17 @@ def _timed(name: str, step, weight_decay, schedule) -> optax.GradientTransformat
     return optax.GradientTransformation(init, update)
 
 
-@transformation(leafwise=True)
+def _equation(text: str):
+    """What a decay does, with {k} for the factor of θ."""
+
+    def written(arguments):
+        given = [name for name in ("mask", "schedule") if arguments.get(name) is not None]
+        return text.format(k=" * ".join([*given, "weight_decay"]))
+
+    return written
+
+
+@transformation(leafwise=True, equation=_equation("u + {k} * theta"), traits=("decoupled_decay",))
 def add_decoupled_weight_decay(weight_decay: NonNegative, mask: Any = None):
     """u -> u + weight_decay * θ, to stand between the quotient and the learning rate.
 
@@ -85,7 +95,7 @@ def add_decoupled_weight_decay(weight_decay: NonNegative, mask: Any = None):
     return optax.stateless(lambda u, params: _add_parameters(name, weight_decay, u, params))
 
 
-@transformation(leafwise=True)
+@transformation(leafwise=True, equation=_equation("u + {k} * theta"), traits=("l2",))
 def add_l2_gradient(weight_decay: NonNegative, mask: Any = None):
     """g -> g + weight_decay * θ, to stand before every moment.
 
@@ -105,7 +115,11 @@ def add_l2_gradient(weight_decay: NonNegative, mask: Any = None):
     return optax.stateless(lambda g, params: _add_parameters(name, weight_decay, g, params))
 
 
-@transformation(leafwise=True)
+@transformation(
+    leafwise=True,
+    equation=_equation("u - {k} * theta"),
+    traits=("decay_after_rate", "independent"),
+)
 def shrink(weight_decay: NonNegative, schedule: LearningRate | None = None, mask: Any = None):
     """u -> u - schedule(t) * weight_decay * θ, to stand after the learning rate.
 
@@ -129,7 +143,11 @@ def shrink(weight_decay: NonNegative, schedule: LearningRate | None = None, mask
     return _timed("shrink", lambda u, p, factor: u - factor * p, weight_decay, schedule)
 
 
-@transformation(leafwise=True)
+@transformation(
+    leafwise=True,
+    equation=_equation("(1 - {k}) * (theta + u) - theta"),
+    traits=("decay_after_rate",),
+)
 def shrink_after(weight_decay: NonNegative, schedule: LearningRate | None = None, mask: Any = None):
     """u -> u - schedule(t) * weight_decay * (θ + u): `shrink` of the parameters after the step.
 
@@ -150,7 +168,11 @@ def shrink_after(weight_decay: NonNegative, schedule: LearningRate | None = None
     return _timed("shrink_after", step, weight_decay, schedule)
 
 
-@transformation(leafwise=True)
+@transformation(
+    leafwise=True,
+    equation=_equation("(theta + u) / (1 + {k}) - theta"),
+    traits=("decay_after_rate",),
+)
 def proximal_decay(
     weight_decay: NonNegative, schedule: LearningRate | None = None, mask: Any = None
 ):

@@ -24,7 +24,19 @@ class ByDistanceState(NamedTuple):
     tx: Any
 
 
-@transformation
+_EQUATION = """
+if t == 1:
+    d = d0
+    theta_0 = theta
+r = b3 * r + d**2 / d0 * learning_rate * dot(u, theta_0 - theta)
+s = b3 * s + d**2 / d0 * learning_rate * u
+d_old = d
+d = maximum(d, growth * r / norm_1(s))
+d_old * tx(d_old * u, distance=d)
+"""
+
+
+@transformation(equation=_EQUATION, traits=("wrapper",))
 def by_distance(
     tx: optax.GradientTransformation,
     learning_rate: LearningRate,
@@ -91,7 +103,7 @@ def _total(tree, like):
     )
 
 
-@transformation
+@transformation(equation="sqrt(u) + distance * eps", traits=("root",))
 def distance_root(eps: NonNegative = 1e-8):
     """v -> √v + d·eps, with d from `by_distance`, whose gradients are d times larger.
 

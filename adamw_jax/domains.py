@@ -15,8 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from adamw_jax.symbols import Symbol
+
 
 def _number(value: Any) -> Any:
+    if isinstance(value, Symbol):
+        return value
     if isinstance(value, jax.Array | np.ndarray):
         if not jnp.issubdtype(value.dtype, jnp.floating) or not np.all(np.isfinite(value)):
             raise ValueError

@@ -22,7 +22,15 @@ class FactoredSecondMomentState(NamedTuple):
     column: optax.Updates
 
 
-@transformation(leafwise=True)
+_FACTORED = """
+beta = 1 - t ** -power
+r = beta * r + (1 - beta) * row_means(u**2 + eps_root)
+c = beta * c + (1 - beta) * column_means(u**2 + eps_root)
+outer(r, c) / mean(r)
+"""  # of a matrix
+
+
+@transformation(leafwise=True, equation=_FACTORED, traits=("squares",))
 def factored_second_moment(power: Positive = 0.8, eps_root: NonNegative = 1e-30):
     """v ≈ r c / mean(r), from the means r and c of |g|² over columns and over rows.
 
@@ -100,7 +108,9 @@ def default_blocks(path: str, leaf: Any) -> tuple[int, ...]:
     return axes if re.search(r"(?i)norm|scale", path) else ()
 
 
-@transformation
+@transformation(
+    equation="v = decay * v + (1 - decay) * block_means(u**2); v", traits=("squares", "average")
+)
 def block_second_moment(decay: Decay, blocks: Blocks | None = None):
     """v <- decay * v + (1 - decay) * mean(|g|²), one v for each block of a leaf.
 

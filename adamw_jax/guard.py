@@ -22,7 +22,12 @@ def rms(x: jax.Array) -> jax.Array:
     return safe_sqrt(jnp.sum(abs_squared(x)) / max(x.size, 1))
 
 
-@transformation(leafwise=True, consumes="fork")
+@transformation(
+    leafwise=True,
+    consumes="fork",
+    equation="k = update * gradient > 0; update * k / maximum(mean(k), 0.001)",
+    traits=("first",),
+)
 def cautious():
     """{update, gradient} -> u · k / max(mean(k), 1e-3), where k = 1 if u g > 0, else 0.
 
@@ -50,7 +55,12 @@ def cautious():
     )
 
 
-@transformation(leafwise=True, consumes="fork")
+@transformation(
+    leafwise=True,
+    consumes="fork",
+    equation="maximum(1, rms(gradient / maximum(sqrt(second_moment), eps)))",
+    traits=("first", "scale_invariant", "positive"),
+)
 def update_rms(eps: NonNegative = 1e-8):
     """{gradient, second_moment} -> max(1, RMS(g / max(√v, eps))), one number a leaf.
 
@@ -72,7 +82,7 @@ def update_rms(eps: NonNegative = 1e-8):
     )
 
 
-@transformation(leafwise=True)
+@transformation(leafwise=True, equation="u / maximum(1, rms(u) / threshold)", traits=("clip",))
 def clip_by_rms(threshold: Positive = 1.0):
     """u -> u / max(1, RMS(u) / threshold), for each leaf.
 
@@ -84,7 +94,7 @@ def clip_by_rms(threshold: Positive = 1.0):
     return leafwise_map(lambda u: u / cast(jnp.maximum(1, rms(u) / cast(threshold, rms(u))), u))
 
 
-@transformation(leafwise=True)
+@transformation(leafwise=True, equation="u * minimum(1, max_norm / norm(u))", traits=("clip",))
 def clip_by_leaf_norm(max_norm: Positive):
     """u -> u · min(1, max_norm / ‖u‖), for each leaf.
 
@@ -102,7 +112,7 @@ def clip_by_leaf_norm(max_norm: Positive):
     return leafwise_map(leaf)
 
 
-@transformation(leafwise=True)
+@transformation(leafwise=True, equation="maximum(minimum, rms(theta)) * u", traits=("linear",))
 def scale_by_parameter_rms(minimum: NonNegative = 1e-3):
     """u -> max(minimum, RMS(θ)) · u, for each leaf: steps relative to the parameters.
 
@@ -126,7 +136,9 @@ def scale_by_parameter_rms(minimum: NonNegative = 1e-3):
     return optax.stateless(update)
 
 
-@transformation(leafwise=True)
+@transformation(
+    leafwise=True, equation="clip(u, -((t - 1) ** power), (t - 1) ** power)", traits=("clip",)
+)
 def clip_by_age(power: Positive = 0.25):
     """u -> clip(u, -b, b) with b = (t - 1)^power: nothing passes the first time.
 
@@ -151,7 +163,17 @@ def clip_by_age(power: Positive = 0.25):
     return optax.GradientTransformation(init, update)
 
 
-@transformation(leafwise=True)
+_RECTIFIED = """
+rho_inf = 2 / (1 - decay) - 1
+rho = rho_inf - 2 * t * decay**t / (1 - decay**t)
+if rho >= threshold:
+    r = sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
+d = u / r if rho >= threshold else 1
+d
+"""
+
+
+@transformation(leafwise=True, equation=_RECTIFIED, traits=("linear",))
 def rectify(decay: Decay, *, threshold: Positive = 5.0):
     """d -> d / r[t] once the variance of Adam's quotient is finite, 1 before.
 
@@ -190,7 +212,7 @@ def rectify(decay: Decay, *, threshold: Positive = 5.0):
     return optax.GradientTransformation(init, update)
 
 
-@transformation(leafwise=True)
+@transformation(leafwise=True, equation="u / sqrt(1 - decay**t)", traits=("correction",))
 def root_bias_correction(decay: Decay):
     """d -> d / √(1 - decay^t): the correction of a root taken before it.
 

@@ -37,7 +37,7 @@ class WarmingNesterovState(NamedTuple):
     momentum: optax.Updates
 
 
-@transformation
+@transformation(equation="b = decay * b + u; u + decay * b")
 def nesterov_trace(decay: Decay):
     """b <- decay b + g, passes g + decay b on.
 
@@ -69,7 +69,17 @@ def nesterov_average(decay: Decay):
     )
 
 
-@transformation(leafwise=True)
+_WARMING = """
+if t == 1: P = 1
+mu = decay * (1 - 0.5 * 0.96 ** (t * psi))
+mu_next = decay * (1 - 0.5 * 0.96 ** ((t + 1) * psi))
+P = P * mu
+m = decay * m + (1 - decay) * u
+(1 - mu) * u / (1 - P) + mu_next * m / (1 - P * mu_next)
+"""
+
+
+@transformation(leafwise=True, equation=_WARMING, traits=("average", "corrected"))
 def warming_nesterov(decay: Decay, psi: NonNegative = 0.004):
     """(1 - μ[t]) g / (1 - Π[t]) + μ[t+1] m / (1 - Π[t+1]), m the average of g.
 
@@ -106,7 +116,11 @@ def warming_nesterov(decay: Decay, psi: NonNegative = 0.004):
     return optax.GradientTransformation(init, update)
 
 
-@transformation(leafwise=True)
+@transformation(
+    leafwise=True,
+    equation="v_old = v; v = decay * v + (1 - decay) * u**2 if t > 1 else u**2; v_old",
+    traits=("squares",),
+)
 def previous_second_moment(decay: Decay):
     """Passes on v as it was before this update; v is |g|² after the first, then averages.
 
@@ -136,7 +150,11 @@ def previous_second_moment(decay: Decay):
     return optax.GradientTransformation(init, update)
 
 
-@transformation(leafwise=True)
+@transformation(
+    leafwise=True,
+    equation="c = u + gamma * decay / (1 - decay) * (u - u_prev); u_prev = u; c",
+    traits=("linear",),
+)
 def variance_reduction(decay: Decay, gamma: Finite = 0.025):
     """g -> g + gamma · decay / (1 - decay) · (g - g_previous), g_previous = 0 at first.
 

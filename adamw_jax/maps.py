@@ -61,7 +61,7 @@ def rotate(x: jax.Array, rotations: tuple[jax.Array | None, ...], back: bool = F
     return x
 
 
-@transformation(leafwise=True)
+@transformation(leafwise=True, equation="u", traits=("linear",))
 def identity():
     """u -> u.
 
@@ -73,13 +73,13 @@ def identity():
     return optax.stateless(lambda updates, params: updates)
 
 
-@transformation(leafwise=True)
+@transformation(leafwise=True, equation="u**2", traits=("squares",))
 def square():
     """u -> u², or |u|² for complex u."""
     return leafwise_map(abs_squared)
 
 
-@transformation(leafwise=True)
+@transformation(leafwise=True, equation="sign(u)", traits=("sign", "scale_invariant"))
 def sign():
     """u -> sign(u), with sign(0) = 0; for complex u, u/|u|.
 
@@ -88,7 +88,7 @@ def sign():
     return leafwise_map(jnp.sign)
 
 
-@transformation(leafwise=True)
+@transformation(leafwise=True, equation="factor * u", traits=("scale",))
 def scale(factor: Finite):
     """u -> factor * u.
 
@@ -98,7 +98,7 @@ def scale(factor: Finite):
     return leafwise_map(lambda u: cast(factor, u) * u)
 
 
-@transformation(leafwise=True)
+@transformation(leafwise=True, equation="clip(u, -max_abs, max_abs)", traits=("clip",))
 def clip(max_abs: Positive):
     """u -> min(max(u, -max_abs), max_abs); a complex u keeps its phase.
 
@@ -117,7 +117,7 @@ def clip(max_abs: Positive):
     return leafwise_map(leaf)
 
 
-@transformation(leafwise=True)
+@transformation(leafwise=True, equation="sqrt(u + eps_root) + eps", traits=("root",))
 def root(eps: NonNegative = 0.0, *, eps_root: NonNegative = 0.0):
     """v -> √(v + eps_root) + eps.
 
@@ -137,7 +137,7 @@ def root(eps: NonNegative = 0.0, *, eps_root: NonNegative = 0.0):
     return leafwise_map(lambda v: safe_sqrt(v + cast(eps_root, v)) + cast(eps, v))
 
 
-@transformation(leafwise=True)
+@transformation(leafwise=True, equation="maximum(u, eps)", traits=("positive",))
 def floor(eps: NonNegative):
     """v -> max(v, eps).
 

@@ -122,7 +122,7 @@ def _size(shape: tuple[int, ...]) -> int:
     return size
 
 
-@transformation
+@transformation(traits=("scale_invariant",))
 def orthogonalize(
     coefficients: Any = "keller",
     *,
@@ -193,7 +193,16 @@ SHAPE_SCALES: dict[str, Callable[[int, int], float]] = {
 }
 
 
-@transformation
+_WRITTEN_SCALES = {
+    "keller": "sqrt(maximum(1, fan_out / fan_in))",
+    "moonshot": "0.2 * sqrt(maximum(fan_in, fan_out))",
+    "spectral": "sqrt(fan_out / fan_in)",
+}
+
+
+@transformation(
+    equation=lambda arguments: f"{_WRITTEN_SCALES[arguments['scale']]} * u", traits=("linear",)
+)
 def scale_by_shape(scale: str = "keller", *, views: Views | None = None):
     """u -> factor * u, with a factor from the fan-in and fan-out of each matrix.
 

@@ -102,7 +102,12 @@ def correction(decay, count: jax.Array, dtype, *, ahead=0) -> jax.Array:
     return -jnp.expm1(t * jnp.log1p(jnp.asarray(decay, dtype) - 1))
 
 
-@transformation(leafwise=True)
+@transformation(
+    leafwise=True,
+    equation="m_old = m; m = decay * m + (1 - decay if gain is None else gain) * u; "
+    "m if read == 'after' else m_old",
+    traits=("average",),
+)
 def scale_by_momentum(
     decay: Decay, *, gain: Finite | None = None, read: str = "after", dtype: DType | None = None
 ):
@@ -148,7 +153,11 @@ def scale_by_momentum(
     return optax.GradientTransformation(init, update)
 
 
-@transformation(leafwise=True)
+@transformation(
+    leafwise=True,
+    equation="v = decay * v + (1 - decay) * u**2 + (0 if eps_root is None else eps_root); v",
+    traits=("squares", "average"),
+)
 def second_moment(decay: Decay, *, eps_root: NonNegative | None = None, dtype: DType | None = None):
     """v <- decay * v + (1 - decay) * |g|², passes v on.
 
@@ -185,7 +194,9 @@ def second_moment(decay: Decay, *, eps_root: NonNegative | None = None, dtype: D
     return optax.GradientTransformation(init, update)
 
 
-@transformation(leafwise=True)
+@transformation(
+    leafwise=True, equation="if t == 1: s = initial\ns = s + u**2; s", traits=("squares",)
+)
 def sum_of_squares(initial: NonNegative = 0.0, *, dtype: DType | None = None):
     """s <- s + |g|², passes s on.
 
@@ -202,18 +213,14 @@ def sum_of_squares(initial: NonNegative = 0.0, *, dtype: DType | None = None):
         return SumOfSquaresState(zeros(params, dtype, real=True, fill=initial))
 
     def update(updates, state, params=None):
-        new, stored = accumulate(
-            "sum_of_squares",
-            lambda g, s: saturate(s + abs_squared(g)),
-            updates,
-            state.sum_of_squares,
-        )
+        step = lambda g, s: saturate(s + abs_squared(g))
+        new, stored = accumulate("sum_of_squares", step, updates, state.sum_of_squares)
         return new, SumOfSquaresState(stored)
 
     return optax.GradientTransformation(init, update)
 
 
-@transformation(leafwise=True)
+@transformation(leafwise=True, equation="u_max = maximum(u_max, u); u_max", traits=("positive",))
 def running_max():
     """x <- max(x, u), passes x on: the largest value seen, from 0.
 
@@ -232,7 +239,9 @@ def running_max():
     return optax.GradientTransformation(init, update)
 
 
-@transformation(leafwise=True)
+@transformation(
+    leafwise=True, equation="d = u - u_prev if t > 1 else 0; u_prev = u; d", traits=("linear",)
+)
 def difference():
     """g[t] - g[t-1], and 0 at the first update.
 
@@ -255,7 +264,9 @@ def difference():
     return optax.GradientTransformation(init, update)
 
 
-@transformation(leafwise=True)
+@transformation(
+    leafwise=True, equation="u_hat = u / (1 - decay ** (t + ahead)); u_hat", traits=("correction",)
+)
 def bias_correction(decay: Decay, *, ahead: Whole = 0):
     """m -> m / (1 - decay^t).
 

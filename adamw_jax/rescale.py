@@ -90,7 +90,7 @@ def scale_by_rms(
     )
 
 
-@transformation(leafwise=True)
+@transformation(leafwise=True, equation="-learning_rate * u", traits=("learning_rate", "negative"))
 def scale_by_learning_rate(learning_rate: LearningRate):
     """u -> -learning_rate * u: from a direction of ascent to a step down.
 
@@ -120,7 +120,7 @@ def scale_by_learning_rate(learning_rate: LearningRate):
     return optax.GradientTransformation(init, update)
 
 
-@transformation
+@transformation(equation="u * minimum(1, max_norm / global_norm(u))", traits=("clip", "global"))
 def clip_by_global_norm(max_norm: Positive):
     """u -> u * min(1, max_norm / ‖u‖), the norm taken over the whole tree.
 

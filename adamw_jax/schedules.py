@@ -7,8 +7,9 @@ Fractions are taken in the default float dtype (float64 under x64), never in
 that of the integer count.
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, overload
 
 import jax
 import jax.numpy as jnp
@@ -42,12 +43,21 @@ class Schedule(Expression):
         return first.peak if isinstance(first, Schedule) else first
 
 
-def schedule(function: Callable[P, Callable]) -> Callable[P, Schedule]:
+@overload
+def schedule(function: Callable[P, Callable]) -> Callable[P, Schedule]: ...
+@overload
+def schedule(
+    *, equation: str | None = None
+) -> Callable[[Callable[P, Callable]], Callable[P, Schedule]]: ...
+def schedule(function: Callable | None = None, *, equation: str | None = None) -> Any:
     """Makes a schedule factory remember its calls, as `transformation` does.
 
     The factory's first argument is the schedule's largest value; it returns a
-    function of t, the number of earlier updates as a float array."""
-    return remember(function, Schedule)
+    function of t, the number of earlier updates as a float array.  With an
+    `equation`, such as "peak / (t + 1)", `equations` writes it out."""
+    if function is None:
+        return functools.partial(schedule, equation=equation)
+    return remember(function, Schedule, equation=equation)
 
 
 def _ramp(t, start, length):
@@ -67,7 +77,7 @@ def _check_fit(function: str, total_steps: Any, **phases: Any) -> None:
         )
 
 
-@schedule
+@schedule(equation="value")
 def constant(value: NonNegative):
     """value, at every step.
 
@@ -221,7 +231,7 @@ def ahead(schedule: LearningRate, steps: Steps = 1):
     return lambda t: schedule(t + jnp.asarray(steps, t.dtype))
 
 
-@schedule
+@schedule(equation="minimum(peak, 1 / sqrt(t + 1))")
 def capped_inverse_sqrt(peak: NonNegative):
     """min(peak, 1 / √(t + 1)).
 

@@ -19,7 +19,9 @@ class TimedState(NamedTuple):
     tx: Any
 
 
-@transformation(leafwise=True)
+@transformation(
+    leafwise=True, equation="tx(u, t=t - steps) if t > steps else 0", traits=("wrapper",)
+)
 def delay(tx: optax.GradientTransformation, steps: Count = 1):
     """u -> 0 for the first `steps` updates, then tx(u), which has seen nothing before.
 

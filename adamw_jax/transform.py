@@ -160,7 +160,8 @@ def transformation(
         "m = decay * m + (1 - decay) * u; m".  `u` is what the piece receives (the
         branches' names, if that is a fork), `theta` the parameter, `t` the number
         of this update; names that are assigned are state and begin at 0.  Or a
-        function from the arguments to such a text.
+        function from the arguments to such a text.  The module
+        `adamw_jax.inspect.equations` tells the rest.
       traits: words that `lint` reasons with; see `adamw_jax.inspect.lint`.
       eval_params: `(state, params) -> params` where the weights to evaluate
         are not the ones that are trained; takes the piece's arguments first.

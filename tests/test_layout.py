@@ -18,6 +18,7 @@ SOURCES = {
 
 # Each module imports only from those before it; a folder is one layer.
 ORDER = [
+    "symbols.py",
     "domains.py",
     "trees.py",
     "expression.py",
@@ -40,6 +41,10 @@ ORDER = [
     "frugal.py",
     "averaging.py",
     "distance.py",
+    "nonfinite.py",
+    "telemetry.py",
+    "observe.py",
+    "writers.py",
     "optimizers/",
     "inspect/",
     "state.py",
