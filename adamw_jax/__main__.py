@@ -4,6 +4,7 @@ adamw-jax list              the periodic table of optimizers
 adamw-jax list --markdown   the same in Markdown
 """
 
+import functools
 import sys
 from collections.abc import Sequence
 
@@ -22,8 +23,9 @@ def _list() -> None:
     from rich.console import Console
     from rich.table import Column, Table
 
+    whole = functools.partial(Column, no_wrap=True)
     table = Table(
-        "optimizer", Column("direction", min_width=26), "then", "decay", "bytes", box=SIMPLE
+        whole("optimizer"), "direction", "then", whole("decay"), whole("bytes"), box=SIMPLE
     )
     for name, *cells in map(periodic.cells, periodic.table()):
         before, numerator, denominator, basis, after, decay, size = cells
