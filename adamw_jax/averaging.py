@@ -76,7 +76,7 @@ def schedule_free(
 
     def init(params):
         # Copies and zeros of their own: parameters and state may be donated.
-        z, zero = jax.tree.map(jnp.array, params), lambda: jnp.zeros((), float)
+        z, zero = trees.copies(params), lambda: jnp.zeros((), float)
         count = jnp.zeros((), jnp.int32)
         return ScheduleFreeState(count, z, zero(), zero(), init_part(tx, params))
 

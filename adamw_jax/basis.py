@@ -48,42 +48,45 @@ def eigenbasis(decay: Decay, *, every: Count = 10, max_dim: Count = 10000):
       every: k, updates from one renewal to the next.
       max_dim: longer axes, and arrays with one axis or none, are left alone.
 
-    State: `gram` and `vectors`, a tuple of square matrices for every leaf, one
-    an axis, None for axes left alone; `count`.
+    State: `gram` and `vectors`, a tuple with one tree for every axis, each with
+    a square matrix for every leaf, empty where the axis is left alone; `count`.
 
     Reference: Vyas et al., "SOAP", 2024, algorithms 3-4.
     """
 
-    def rotated(p):
-        return [p.ndim > 1 and 0 < n <= max_dim for n in p.shape]
+    def squares(make, params):
+        """A matrix for every axis of every leaf.  Not a tuple in the place of a leaf,
+        where Flax NNX keeps parameters in boxes that hold arrays alone."""
 
-    def per_axis(make):
-        def leaf(p):
-            return tuple(
-                make(n, p.dtype) if r else None for n, r in zip(p.shape, rotated(p), strict=True)
-            )
+        def matrix(p, axis):
+            turned = p.ndim > max(axis, 1) and p.shape[axis] <= max_dim
+            return make(p.shape[axis] if turned else 0, dtype=p.dtype)
 
-        return leaf
+        axes = max((p.ndim for p in jax.tree.leaves(params)), default=0)
+        return tuple(jax.tree.map(lambda p, i=i: matrix(p, i), params) for i in range(axes))
 
     def init(params):
-        return EigenbasisState(
-            jnp.zeros((), jnp.int32),
-            jax.tree.map(per_axis(lambda n, dtype: jnp.zeros((n, n), dtype)), params),
-            jax.tree.map(per_axis(lambda n, dtype: jnp.eye(n, dtype=dtype)), params),
-        )
+        zeros = lambda n, dtype: jnp.zeros((n, n), dtype)
+        count = jnp.zeros((), jnp.int32)
+        return EigenbasisState(count, squares(zeros, params), squares(jnp.eye, params))
 
     def update(updates, state, params=None):
-        def observe(g, grams):
-            average = lambda old, axis: cast(decay, g) * old + (1 - cast(decay, g)) * _gram(g, axis)
-            return tuple(None if m is None else average(m, i) for i, m in enumerate(grams))
+        def observe(g, gram, axis):
+            b = cast(decay, g)
+            return b * gram + (1 - b) * _gram(g, axis) if gram.size else gram
 
-        grams = jax.tree.map(observe, updates, state.gram)
+        grams = tuple(
+            jax.tree.map(lambda g, m, i=i: observe(g, m, i), updates, tree)
+            for i, tree in enumerate(state.gram)
+        )
         first = lambda m, q: jax.tree.map(_eigenvectors, m)
         again = lambda m, q: jax.tree.map(_iterate, m, q)
         keep = lambda m, q: q
         case = jnp.where(state.count == 0, 0, jnp.where(state.count % every == 0, 1, 2))
         vectors = jax.lax.switch(case, (first, again, keep), grams, state.vectors)
-        return state.vectors, EigenbasisState(count_up(state.count), grams, vectors)
+        rotations = lambda g, *q: tuple(x if x.size else None for x in q[: g.ndim])
+        seen = jax.tree.map(rotations, updates, *state.vectors)
+        return seen, EigenbasisState(count_up(state.count), grams, vectors)
 
     return optax.GradientTransformation(init, update)
 
@@ -97,10 +100,12 @@ def _gram(g, axis):
 
 
 def _eigenvectors(gram):
-    return jnp.linalg.eigh(gram)[1][:, ::-1]  # largest first
+    return jnp.linalg.eigh(gram)[1][:, ::-1] if gram.size else gram  # largest first
 
 
 def _iterate(gram, vectors):
+    if not gram.size:
+        return vectors
     product = jnp.matmul(gram, vectors, precision=_HIGHEST)
     order = jnp.argsort(-jnp.real(jnp.sum(vectors.conj() * product, axis=0)))
     renewed = jnp.linalg.qr(product[:, order])[0]

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from adamw_jax import trees
 from adamw_jax.combine import expect_parts
 from adamw_jax.domains import Decay, LearningRate, NonNegative, Positive
 from adamw_jax.maps import safe_sqrt
@@ -68,7 +69,7 @@ def by_distance(
     expect_parts("by_distance", {"tx": tx})
 
     def init(params):
-        start = jax.tree.map(jnp.array, params)  # a copy: parameters may be donated
+        start = trees.copies(params)  # since parameters may be donated
         zero, count = jnp.zeros((), float), jnp.zeros((), jnp.int32)
         distance = jnp.asarray(d0, zero.dtype)
         return ByDistanceState(count, start, zeros(params), zero, distance, init_part(tx, params))

@@ -179,6 +179,9 @@ def _bind(factory: Any, args: tuple, kwargs: dict) -> dict[str, Any]:
         if parameter.kind is parameter.VAR_POSITIONAL:
             arguments.update({str(i): v for i, v in enumerate(value)})
         elif parameter.kind is parameter.VAR_KEYWORD:
+            taken = [word for word in value if word in arguments]
+            if taken:
+                raise TypeError(f"{name}: {taken[0]!r} names an argument. Choose another name.")
             arguments.update(value)
         else:
             arguments[key] = domains.admit(name, key, value, parameter.annotation)

@@ -10,8 +10,8 @@ import optax
 
 from adamw_jax import trees
 from adamw_jax.domains import Decay, NonNegative, Positive
-from adamw_jax.maps import abs_squared
-from adamw_jax.moments import Counter, SecondMomentState, count_up
+from adamw_jax.maps import abs_squared, divide
+from adamw_jax.moments import Counter, SecondMomentState, count_up, saturate
 from adamw_jax.transform import transformation
 from adamw_jax.trees import cast, real_dtype
 
@@ -62,20 +62,25 @@ def factored_second_moment(power: Positive = 0.8, eps_root: NonNegative = 1e-30)
 
         def mean(old, squares):
             kept = 1 - count.astype(old.dtype) ** -cast(power, old)
-            return kept * old + (1 - kept) * squares
+            return saturate(kept * old + (1 - kept) * squares)
 
         def leaf(g, row, column):
             squares = abs_squared(g) + cast(eps_root, row)
             if g.ndim < 2:
                 row = mean(row, squares)
                 return row, row, column
-            row, column = mean(row, squares.mean(-1)), mean(column, squares.mean(-2))
-            share = row / row.mean(-1, keepdims=True)
+            row, column = mean(row, _mean(squares, -1)), mean(column, _mean(squares, -2))
+            share = divide(row, _mean(row, -1, keepdims=True))
             return share[..., None] * column[..., None, :], row, column
 
         return _spread(leaf, updates, state.row, state.column, count)
 
     return optax.GradientTransformation(init, update)
+
+
+def _mean(x, axis, keepdims=False):
+    """The mean along an axis, 0 along an empty one."""
+    return jnp.sum(x, axis, keepdims=keepdims) / max(x.shape[axis], 1)
 
 
 def _spread(leaf, updates, row, column, count):
@@ -141,7 +146,7 @@ def block_second_moment(decay: Decay, blocks: Blocks | None = None):
             shared = axes(path, g)
             squares = abs_squared(g)
             mean = squares.mean(shared, keepdims=True) if shared and g.size else squares
-            return b * v + (1 - b) * mean
+            return saturate(b * v + (1 - b) * mean)
 
         new = jax.tree_util.tree_map_with_path(leaf, updates, state.second_moment)
         full = jax.tree.map(lambda g, v: jnp.broadcast_to(v, g.shape), updates, new)

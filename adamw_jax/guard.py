@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import optax
 
 from adamw_jax.domains import Decay, NonNegative, Positive
-from adamw_jax.maps import abs_squared, leafwise_map, safe_sqrt
+from adamw_jax.maps import abs_squared, clipped, divide, leafwise_map, safe_sqrt
 from adamw_jax.moments import BiasCorrectionState, Counter, correction, count_up
 from adamw_jax.transform import transformation
-from adamw_jax.trees import cast
+from adamw_jax.trees import cast, real_dtype
 
 
 class CountState(NamedTuple):
@@ -74,8 +74,9 @@ def update_rms(eps: NonNegative = 1e-8):
     """
 
     def leaf(g, v):
-        squares = abs_squared(g) / jnp.maximum(v, jnp.square(cast(eps, v)))
-        return jnp.maximum(1, jnp.sqrt(jnp.sum(squares) / max(g.size, 1))).astype(g.dtype)
+        return jnp.maximum(1, rms(divide(g, jnp.maximum(safe_sqrt(v), cast(eps, v))))).astype(
+            g.dtype
+        )
 
     return optax.stateless(
         lambda fork, params: jax.tree.map(leaf, fork["gradient"], fork["second_moment"])
@@ -155,8 +156,8 @@ def clip_by_age(power: Positive = 0.25):
 
     def update(updates, state, params=None):
         def leaf(u):
-            bound = state.count.astype(u.dtype) ** cast(power, u)
-            return jnp.clip(u, -bound, bound)
+            t = state.count.astype(real_dtype(u.dtype))
+            return clipped(u, t ** cast(power, t))
 
         return jax.tree.map(leaf, updates), CountState(count_up(state.count))
 

@@ -98,6 +98,16 @@ def scale(factor: Finite):
     return leafwise_map(lambda u: cast(factor, u) * u)
 
 
+def clipped(u: jax.Array, max_abs: jax.typing.ArrayLike) -> jax.Array:
+    """u with its magnitude limited; a complex u keeps its phase."""
+    if not jnp.iscomplexobj(u):
+        bound = cast(max_abs, u)
+        return jnp.clip(u, -bound, bound)
+    size = safe_sqrt(abs_squared(u))
+    bound = cast(max_abs, size)
+    return u * divide(bound, jnp.maximum(size, bound)).astype(u.dtype)
+
+
 @transformation(leafwise=True, equation="clip(u, -max_abs, max_abs)", traits=("clip",))
 def clip(max_abs: Positive):
     """u -> min(max(u, -max_abs), max_abs); a complex u keeps its phase.
@@ -105,16 +115,7 @@ def clip(max_abs: Positive):
     Args:
       max_abs: the largest magnitude that passes, in the unit of u.
     """
-
-    def leaf(u):
-        if not jnp.iscomplexobj(u):
-            bound = cast(max_abs, u)
-            return jnp.clip(u, -bound, bound)
-        size = safe_sqrt(abs_squared(u))
-        bound = cast(max_abs, size)
-        return u * (bound / jnp.maximum(size, bound)).astype(u.dtype)
-
-    return leafwise_map(leaf)
+    return leafwise_map(lambda u: clipped(u, max_abs))
 
 
 @transformation(leafwise=True, equation="sqrt(u + eps_root) + eps", traits=("root",))

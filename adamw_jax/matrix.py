@@ -38,7 +38,7 @@ class View(NamedTuple):
 Views = Callable[[str, Any], View | bool | None]
 
 # What is not a hidden matrix, by name; and what 3-D attention kernels are.
-NOT_HIDDEN = r"(?i)embed|wte|wpe|head|logits|unembed|norm|scale|bias"
+NOT_HIDDEN = r"(?i)embed|wte|wpe|logits|norm|((^|[/_])heads?(_?\d+)?|(^|[/_])(scale|bias))(/|$)"
 ATTENTION = (
     (r"(?i)(^|/)(query|key|value|q|k|v)(_proj)?/kernel$", View(rows=1)),  # (in, heads, dim)
     (r"(?i)(^|/)(out|o)(_proj)?/kernel$", View(rows=2)),  # (heads, dim, out)
@@ -54,11 +54,11 @@ def default_matrices(path: str, leaf: Any) -> View | bool:
     | 0 or 1 axes; named like an embedding, head, norm or bias | no matrix |
     | 2 axes | rows, columns; a fused qkv kernel is three matrices side by side |
     | 3 axes, an attention kernel `query key value out` | (in, heads dim), (heads dim, out) |
-    | 3 axes, anything else | ambiguous: an error |
+    | 3 axes, anything else; an attention kernel with more | ambiguous: an error |
     | 4 or 5 axes, a convolution | (window and in, out); fed by 4 channels or fewer, no matrix |
 
     Raises:
-      ValueError: the leaf has 3 axes, or more than 5, and no rule decides.
+      ValueError: the leaf has 3 axes or more, and no rule decides.
     """
     axes = jnp.ndim(leaf)
     if axes < 2 or re.search(NOT_HIDDEN, path):
@@ -67,11 +67,11 @@ def default_matrices(path: str, leaf: Any) -> View | bool:
     if axes == 2:
         fused = re.search(FUSED, path) and shape[1] == 3 * shape[0]
         return View(blocks=3) if fused else View()
-    if axes in (4, 5):
+    attention = next((view for pattern, view in ATTENTION if re.search(pattern, path)), None)
+    if axes == 3 and attention:
+        return attention
+    if axes in (4, 5) and not attention:  # heads in layers are no convolution
         return View(rows=axes - 1) if shape[-2] > 4 else False
-    for pattern, view in ATTENTION:
-        if axes == 3 and re.search(pattern, path):
-            return view
     raise ValueError(
         f"muon: '{path}' has shape {shape}, which may be a stack of matrices or one matrix. Decide "
         "with matrices=lambda path, leaf: ..., returning View(batch=1) for a stack, View(rows=1) "
@@ -111,8 +111,9 @@ def to_matrices(x: jax.Array, view: View) -> jax.Array:
 
 def from_matrices(matrices: jax.Array, view: View, shape: tuple[int, ...]) -> jax.Array:
     """The inverse of `to_matrices`."""
-    _, r, columns = matrices.shape
-    return matrices.reshape(-1, view.blocks, r, columns).swapaxes(1, 2).reshape(shape)
+    n, r, columns = matrices.shape
+    apart = matrices.reshape(n // view.blocks, view.blocks, r, columns)
+    return apart.swapaxes(1, 2).reshape(shape)
 
 
 def _size(shape: tuple[int, ...]) -> int:

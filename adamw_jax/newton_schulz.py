@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from adamw_jax.maps import abs_squared, divide, safe_sqrt
 from adamw_jax.trees import cast
 
 
@@ -116,7 +117,7 @@ def orthogonalize_stack(q: jax.Array, table: Table, dtype: Any = None) -> jax.Ar
     if q.size == 0:
         return q
     x = q.astype(dtype or q.dtype)
-    norm = jnp.sqrt(jnp.sum(jnp.square(x.astype(q.dtype)), axis=(1, 2), keepdims=True))
+    norm = _norm(x.astype(q.dtype))
     x = (x.astype(q.dtype) / (cast(table.norm_factor, q) * norm + cast(table.eps, q))).astype(
         x.dtype
     )
@@ -124,6 +125,12 @@ def orthogonalize_stack(q: jax.Array, table: Table, dtype: Any = None) -> jax.Ar
     # A Gram matrix squares the singular values, which bfloat16 has no digits for.
     long = x.shape[2] >= 2 * x.shape[1] and jnp.finfo(x.dtype).bits >= 32
     return (_on_gram(x, rows) if long else _plain(x, rows)).astype(q.dtype)
+
+
+def _norm(x):
+    """The Frobenius norm of every matrix; squares of x over its maximum do not overflow."""
+    largest = jnp.max(jnp.abs(x), axis=(1, 2), keepdims=True)
+    return largest * safe_sqrt(jnp.sum(abs_squared(divide(x, largest)), axis=(1, 2), keepdims=True))
 
 
 def _product(x, y):

@@ -14,10 +14,11 @@ import optax
 def path_names(path: tuple) -> tuple[str, ...]:
     """The names along a tree path.  Flax boxes parameters at `init` only, so a
     trailing `.value` is dropped: both calls then see the same path."""
-    names = tuple(
+    if path and path[-1] == jax.tree_util.GetAttrKey("value"):
+        path = path[:-1]
+    return tuple(
         str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path
     )
-    return names[:-1] if names and names[-1] == "value" else names
 
 
 def path_text(path: tuple) -> str:
@@ -55,6 +56,11 @@ def cast(number: Any, like: Any) -> jax.Array:
     Explicit, so that strict dtype promotion holds and an array-valued
     hyperparameter never widens or narrows the arithmetic."""
     return jnp.asarray(number, dtype_of(like))
+
+
+def copies(tree: Any) -> Any:
+    """The tree in memory of its own, weakly typed leaves with their dtype for good."""
+    return jax.tree.map(lambda x: jnp.array(x, dtype_of(x)), tree)
 
 
 def widen(tree: Any) -> Any:

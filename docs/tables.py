@@ -5,12 +5,14 @@ A block of a page is what stands between `<!-- name -->` and `<!-- /name -->`.
 * `demo` of README.md: the table that `make demo` left in out/ablation.md, if there is one.
 * `benchmarks` of README.md: docs/benchmarks.md, which `make bench` writes.
 * `expressions` of docs/algebra.md: every optimizer, written out in pieces.
+* `optimizers` of docs/optimizers.md: every optimizer by its parts, as `adamw-jax list` has it.
 """
 
 import ast
 from pathlib import Path
 
 import adamw_jax as aj
+from adamw_jax.inspect import periodic
 
 DOCS = Path(__file__).parent
 README = DOCS.parent / "README.md"
@@ -27,12 +29,33 @@ OPTIMIZERS = {
     "Adam with an L2 penalty": aj.adam_l2(0.001),
     "AdamW": aj.adamw(0.001),
     "AdamW as in its paper": aj.adamw(0.001, weight_decay=0.01, coupling="independent"),
+    "Signum": aj.signum(0.0001),
+    "Lion": aj.lion(0.0001),
+    "Sophia with Hutchinson's estimator": aj.sophia_h(0.001),
+    "Sophia with the Gauss-Newton-Bartlett estimator": aj.sophia_g(0.001),
+    "Muon": aj.muon(0.02),
+    "LaProp": aj.laprop(0.0004),
+    "AMSGrad": aj.amsgrad(0.001),
+    "NAdamW": aj.nadamw(0.001),
+    "RAdam": aj.radam(0.001),
+    "AdaBelief": aj.adabelief(0.001),
+    "Adan": aj.adan(0.001),
+    "ADOPT": aj.adopt(0.001),
+    "AdEMAMix": aj.ademamix(0.001),
+    "Cautious AdamW": aj.cautious_adamw(0.001),
+    "StableAdamW": aj.stable_adamw(0.001),
+    "Adafactor": aj.adafactor(0.01),
+    "Adam-mini": aj.adam_mini(0.001),
+    "Schedule-Free AdamW": aj.schedule_free_adamw(0.0025),
+    "Prodigy": aj.prodigy(1.0),
+    "SOAP": aj.soap(0.003),
+    "MARS": aj.mars(0.003),
 }
 
 
 def wrapped(node: ast.expr, indent: int = 0, width: int = 80, label: str = "") -> str:
     """An expression on one line if it fits, else one argument a line."""
-    line = " " * indent + label + ast.unparse(node)
+    line = " " * indent + label + ast.unparse(node).replace("'", '"')
     if len(line) <= width or not isinstance(node, ast.Call):
         return line
     arguments = [("", x) for x in node.args] + [(f"{k.arg}=", k.value) for k in node.keywords]
@@ -77,6 +100,7 @@ def main():
         insert(README, "demo", table(DEMO))
     insert(README, "benchmarks", (DOCS / "benchmarks.md").read_text(encoding="utf-8").strip())
     insert(DOCS / "algebra.md", "expressions", expressions())
+    insert(DOCS / "optimizers.md", "optimizers", periodic.markdown().strip())
 
 
 if __name__ == "__main__":

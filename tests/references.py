@@ -30,6 +30,7 @@ def path(step):
     def run(theta, grads, *, learning_rate, **hyperparameters):
         past, thetas = Past(), []
         past.rates = np.broadcast_to(np.asarray(learning_rate, np.float64), len(grads))
+        past.scheduled = np.ndim(learning_rate) > 0
         for t, (g, lr) in enumerate(zip(grads, past.rates, strict=True), start=1):
             theta = step(theta, g, t, past, lr, **hyperparameters)
             thetas.append(theta)

@@ -24,17 +24,25 @@ def stream(steps, shape, seed=0, dtype=np.float64):
     return draw(*shape), list(grads)
 
 
-def stepper(tx, extra=lambda params: {}, jitted=False):
-    """(params, state, grads) -> (params, state)."""
+def nothing(params):
+    """No extra arguments of `update`."""
+    return {}
+
+
+def stepper(tx, extra=nothing, jitted=None):
+    """(params, state, grads) -> (params, state).
+
+    Eager, unless the optimizer takes functions: under jit they are traced once,
+    and outside it a `lax.cond` around them is compiled anew at every step."""
 
     def step(params, state, grads):
         updates, state = tx.update(grads, state, params, **extra(params))
         return optax.apply_updates(params, updates), state
 
-    return jax.jit(step) if jitted else step
+    return jax.jit(step) if (extra is not nothing if jitted is None else jitted) else step
 
 
-def walk(tx, params, grads, extra=lambda params: {}, jitted=False):
+def walk(tx, params, grads, extra=nothing, jitted=None):
     """The parameters after each of the gradients."""
     step = stepper(tx, extra, jitted)
     state, path = tx.init(params), []

@@ -176,6 +176,8 @@ def test_on_a_mesh(row):
     spread = lambda tree: jax.device_put(tree, jax.NamedSharding(mesh, PartitionSpec("x")))
     path = walk(tx, spread(params), map(spread, grads), row.extra, jitted=True)
     assert_close(path[-1], expected)
+    if "shard_map" in row.skips:
+        return
 
     def both(params, *grads):
         return walk(tx, params, grads, row.extra)[-1]

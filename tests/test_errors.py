@@ -49,6 +49,9 @@ RATE = r"a finite number, at least 0, or a schedule\.$"
 DECAY = r"in \[0, 1\)\.$"
 POSITIVE = r"a number above 0\.$"
 NONNEGATIVE = r"a number, at least 0\.$"
+FINITE = r"a finite number\.$"
+COUNT = r"a whole number, at least 1\.$"
+WHOLE = r"a whole number, at least 0\.$"
 
 RATES = {
     "negative": -1e-3,
@@ -84,6 +87,27 @@ OPTIMIZERS = [
     aj.adam_l2,
     aj.adamw,
     aj.scale_by_learning_rate,
+    aj.adabelief,
+    aj.adafactor,
+    aj.adam_mini,
+    aj.adan,
+    aj.ademamix,
+    aj.adopt,
+    aj.amsgrad,
+    aj.cautious_adamw,
+    aj.laprop,
+    aj.lion,
+    aj.mars,
+    aj.muon,
+    aj.nadamw,
+    aj.prodigy,
+    aj.radam,
+    aj.schedule_free_adamw,
+    aj.signum,
+    aj.soap,
+    aj.sophia_g,
+    aj.sophia_h,
+    aj.stable_adamw,
 ]
 
 
@@ -93,6 +117,12 @@ def test_learning_rate_everywhere(make, value):
     pattern = rf"^{make.__name__}: learning_rate is {re.escape(repr(value))}\. It must be {RATE}"
     assert_refuses(lambda: make(value), ValueError, pattern)
 
+
+# What Sophia needs beside a gradient, and all others ignore.
+FUNCTIONS = {
+    "obj_fn": lambda p: jnp.sum(jnp.real(p * jnp.conj(p))),
+    "logits_fn": lambda p: jnp.stack([jnp.real(p), -jnp.real(p)], axis=-1),
+}
 
 # (function, argument, bad values, what it must be)
 HYPERPARAMETERS = [
@@ -157,6 +187,97 @@ HYPERPARAMETERS = [
     (lambda v: aj.cosine(v, 10), "cosine: peak", [-1.0, nan, None], NONNEGATIVE),
     (lambda v: aj.cosine(1.0, v), "cosine: total_steps", [-1, nan, "10"], "a number of steps"),
     (lambda v: aj.adamw(0.1, coupling=v), "adamw: coupling", ["l2", None], '"lr" or "independent"'),
+    # the optimizers beyond Adam
+    (lambda v: aj.lion(0.1, b2=v), "lion: b2", [1.0, nan], DECAY),
+    (lambda v: aj.signum(0.1, weight_decay=v), "signum: weight_decay", [-1.0, None], NONNEGATIVE),
+    (lambda v: aj.sophia_h(0.1, gamma=v), "sophia_h: gamma", [-1.0, inf], NONNEGATIVE),
+    (lambda v: aj.sophia_g(0.1, every=v), "sophia_g: every", [0, 2.5, True], COUNT),
+    (lambda v: aj.muon(0.1, v), "muon: momentum", [1.0, -0.5], DECAY),
+    (lambda v: aj.adan(0.1, b3=v), "adan: b3", [1.0, "x"], DECAY),
+    (lambda v: aj.ademamix(0.1, alpha=v), "ademamix: alpha", [nan, None], FINITE),
+    (lambda v: aj.mars(0.1, gamma=v), "mars: gamma", [inf, "x"], FINITE),
+    (lambda v: aj.adafactor(0.1, power=v), "adafactor: power", [0.0, -0.8], POSITIVE),
+    (lambda v: aj.adafactor(0.1, threshold=v), "adafactor: threshold", [0.0, nan], POSITIVE),
+    (lambda v: aj.prodigy(1.0, d0=v), "prodigy: d0", [0.0, -1e-6, None], POSITIVE),
+    (lambda v: aj.prodigy(1.0, b3=v), "prodigy: b3", [1.0, -0.1], DECAY),
+    (lambda v: aj.soap(0.1, max_dim=v), "soap: max_dim", [0, 1.5], COUNT),
+    (lambda v: aj.schedule_free_adamw(0.1, v), "schedule_free_adamw: b1", [1.0, nan], DECAY),
+    # and their pieces
+    (lambda v: aj.delay(aj.sign(), v), "delay: steps", [0, -1, 0.5, None], COUNT),
+    (lambda v: aj.curvature(aj.sign(), v), "curvature: decay", [1.0, -0.1], DECAY),
+    (lambda v: aj.curvature(aj.sign(), 0.9, every=v), "curvature: every", [0, 1.5, "2"], COUNT),
+    (
+        lambda v: aj.curvature(aj.sign(), 0.9, refresh=v),
+        "curvature: refresh",
+        ["never", None],
+        '"before" or "after"',
+    ),
+    (lambda v: aj.hutchinson(seed=v), "hutchinson: seed", [-1, 0.5, None], WHOLE),
+    (
+        lambda v: aj.hutchinson(distribution=v),
+        "hutchinson: distribution",
+        ["normal", None],
+        "one of: gaussian, rademacher",
+    ),
+    (
+        lambda v: aj.gauss_newton_bartlett(seed=v),
+        "gauss_newton_bartlett: seed",
+        [-1, "x"],
+        WHOLE,
+    ),
+    (lambda v: aj.average(v), "average: decay", [1.0, nan], DECAY),
+    (lambda v: aj.rms(0.9, v), "rms: eps", [-1.0, inf], NONNEGATIVE),
+    (lambda v: aj.nesterov_trace(v), "nesterov_trace: decay", [1.0, None], DECAY),
+    (lambda v: aj.nesterov_average(v), "nesterov_average: decay", [1.0, -0.1], DECAY),
+    (lambda v: aj.warming_nesterov(0.9, v), "warming_nesterov: psi", [-1.0, nan], NONNEGATIVE),
+    (lambda v: aj.previous_second_moment(v), "previous_second_moment: decay", [1.0], DECAY),
+    (lambda v: aj.variance_reduction(v), "variance_reduction: decay", [1.0, "x"], DECAY),
+    (lambda v: aj.variance_reduction(0.9, v), "variance_reduction: gamma", [nan], FINITE),
+    (lambda v: aj.update_rms(v), "update_rms: eps", [-1.0, None], NONNEGATIVE),
+    (lambda v: aj.clip_by_rms(v), "clip_by_rms: threshold", [0.0, inf], POSITIVE),
+    (lambda v: aj.clip_by_leaf_norm(v), "clip_by_leaf_norm: max_norm", [0.0, -1], POSITIVE),
+    (lambda v: aj.clip_by_age(v), "clip_by_age: power", [0.0, nan], POSITIVE),
+    (lambda v: aj.rectify(v), "rectify: decay", [1.0, -0.5], DECAY),
+    (lambda v: aj.rectify(0.9, threshold=v), "rectify: threshold", [0.0, "5"], POSITIVE),
+    (lambda v: aj.root_bias_correction(v), "root_bias_correction: decay", [1.0], DECAY),
+    (
+        lambda v: aj.scale_by_parameter_rms(v),
+        "scale_by_parameter_rms: minimum",
+        [-1.0, nan],
+        NONNEGATIVE,
+    ),
+    (
+        lambda v: aj.factored_second_moment(v),
+        "factored_second_moment: power",
+        [0.0, -0.8],
+        POSITIVE,
+    ),
+    (lambda v: aj.block_second_moment(v), "block_second_moment: decay", [1.0, None], DECAY),
+    (lambda v: aj.shrink_after(v), "shrink_after: weight_decay", [-0.1, nan], NONNEGATIVE),
+    (lambda v: aj.proximal_decay(0.1, v), "proximal_decay: schedule", [-1.0, "lr"], RATE),
+    (lambda v: aj.schedule_free(aj.sgd(0.1), v), "schedule_free: learning_rate", [-1, None], RATE),
+    (lambda v: aj.schedule_free(aj.sgd(0.1), 0.1, v), "schedule_free: b1", [1.0], DECAY),
+    (lambda v: aj.by_distance(aj.sgd(0.1), v, 0.9), "by_distance: learning_rate", [nan], RATE),
+    (lambda v: aj.by_distance(aj.sgd(1), 1.0, 0.9, d0=v), "by_distance: d0", [0.0], POSITIVE),
+    (lambda v: aj.distance_root(v), "distance_root: eps", [-1.0, None], NONNEGATIVE),
+    (lambda v: aj.eigenbasis(v), "eigenbasis: decay", [1.0, -0.1], DECAY),
+    (lambda v: aj.eigenbasis(0.9, every=v), "eigenbasis: every", [0, 0.5], COUNT),
+    (lambda v: aj.orthogonalize(steps=v), "orthogonalize: steps", [0, 1.5, None], COUNT),
+    (
+        lambda v: aj.orthogonalize(dtype=v),
+        "orthogonalize: dtype",
+        ["int32", "brain"],
+        r"a floating-point dtype\.$",
+    ),
+    (
+        lambda v: aj.scale_by_shape(v),
+        "scale_by_shape: scale",
+        ["torch", None, 2.0],
+        "one of: keller, moonshot, spectral",
+    ),
+    (lambda v: aj.ahead(v), "ahead: schedule", [-1.0, None], RATE),
+    (lambda v: aj.ahead(0.1, v), "ahead: steps", [-1, "1"], "a number of steps"),
+    (lambda v: aj.capped_inverse_sqrt(v), "capped_inverse_sqrt: peak", [-1, nan], NONNEGATIVE),
 ]
 
 
@@ -196,6 +317,7 @@ def three():
     return 3
 
 
+SIGN = aj.sign()
 FORK = aj.fork(a=aj.identity(), b=aj.sign())
 
 
@@ -293,6 +415,96 @@ FORK = aj.fork(a=aj.identity(), b=aj.sign())
         ValueError,
         "^relative: <function.*does not know its peak.*cosine",
     ),
+    ("delay", lambda: aj.delay(3), TypeError, "^delay: 'tx' is 3, not"),
+    ("curvature", lambda: aj.curvature(None, 0.9), TypeError, "^curvature: 'estimator' is None"),
+    ("schedule_free", lambda: aj.schedule_free(0.1, 0.1), TypeError, "^schedule_free: 'tx' is 0.1"),
+    ("by_distance", lambda: aj.by_distance(0.1, 1.0, 0.9), TypeError, "^by_distance: 'tx' is 0.1"),
+    ("basis", lambda: aj.precondition(SIGN, SIGN, basis=3), TypeError, "^precond.*'basis' is 3"),
+    ("sophia", lambda: aj.sophia_h(0.1, estimator=3), TypeError, "^curvature: 'estimator' is 3"),
+    ("muon", lambda: aj.muon(0.1, orthogonalizer=3), TypeError, "^chain: 'orthogonalize' is 3"),
+    ("muon others", lambda: aj.muon(0.1, others=3), TypeError, "^routed: 'adamw' is 3, not"),
+    ("muon scale", lambda: aj.muon(0.1, scale="torch"), ValueError, "^scale_by_shape: scale is 't"),
+    ("route 3", lambda: aj.route([("a", 3)], SIGN), TypeError, "^routed: 'rule0' is 3, not"),
+    ("route dot", lambda: aj.route([("a.b", "a", SIGN)], SIGN), TypeError, "^routed: .*'a.b'.*dot"),
+    (
+        "route twice",
+        lambda: aj.route([("a", "x", SIGN), ("a", "y", SIGN)], SIGN),
+        ValueError,
+        r"^route: two routes share a name among \['a', 'a', 'default'\]",
+    ),
+    (
+        "route nothing",
+        lambda: run(aj.route([("z$", SIGN)], SIGN)),
+        ValueError,
+        r"^route: the rule 'rule0' \('z\$'\) matches no parameter.* the paths are b, w\.$",
+    ),
+    (
+        "muon nothing",
+        lambda: aj.muon(0.1, matrices=lambda path, leaf: False).init(PARAMS),
+        ValueError,
+        "^route: the rule 'muon' .* matches no parameter.* the paths are b, w",
+    ),
+    (
+        "muon ambiguous",
+        lambda: aj.muon(0.1).init({"w": jnp.ones((2, 3, 4))}),
+        ValueError,
+        r"^muon: 'w' has shape \(2, 3, 4\), which may be.*Decide with matrices=",
+    ),
+    (
+        "view",
+        lambda: run(aj.orthogonalize()),
+        ValueError,
+        r"^orthogonalize: 'b' of shape \(3,\) has no matrix view.*Route it elsewhere",
+    ),
+    (
+        "view of scales",
+        lambda: run(aj.scale_by_shape()),
+        ValueError,
+        r"^scale_by_shape: 'b' of shape \(3,\) has no matrix view",
+    ),
+    (
+        "coefficients",
+        lambda: aj.orthogonalize("quintic"),
+        ValueError,
+        "^orthogonalize: coefficients is 'quintic'.*keller, polar_express, speedrun, dion",
+    ),
+    (
+        "pairs",
+        lambda: aj.orthogonalize(((1.5, -0.5),)),
+        ValueError,
+        r"^orthogonalize: coefficients are \(\(1.5, -0.5\),\).*triple",
+    ),
+    (
+        "too few rows",
+        lambda: aj.orthogonalize(((1.5, -0.5, 0.0),) * 2),
+        ValueError,
+        "^orthogonalize: steps is 5, but the table has 2 rows",
+    ),
+    (
+        "scheduled name",
+        lambda: aj.scheduled(aj.scale(1.0), rate=aj.constant(1.0)),
+        TypeError,
+        "^scheduled: scale has no 'rate'.*one of: factor",
+    ),
+    (
+        "scheduled number",
+        lambda: aj.scheduled(aj.scale(1.0), factor=2.0),
+        TypeError,
+        "^scheduled: scale has no 'factor' that 2.0 could set",
+    ),
+    (
+        "scheduled path",
+        lambda: aj.scheduled(aj.sgd(0.1), "rate", factor=aj.constant(1.0)),
+        KeyError,
+        "^part: .*'rate' in sgd.*one of: direction, learning_rate",
+    ),
+    ("scheduled 3", lambda: aj.scheduled(3, factor=three), TypeError, "^scheduled: 'tx' is 3, not"),
+    (
+        "distance",
+        lambda: run(aj.distance_root()),
+        ValueError,
+        r"^distance_root: got no distance\. Put it inside by_distance",
+    ),
 )
 def test_calls_and_wiring(call, exception, pattern):
     assert_refuses(call, exception, pattern)
@@ -379,6 +591,34 @@ EQUAL = "They must be equal; nothing is broadcast"
     ("adamw", step(ADAMW, GRADS, None), ValueError, "^add_decoupled_weight_decay: got no"),
     ("adam_l2", step(aj.adam_l2(0.1), GRADS, None), ValueError, "^add_l2_gradient: got no"),
     ("shrink", step(aj.shrink(0.1), GRADS, None), ValueError, "^shrink: got no .*Call update"),
+    ("adan", step(aj.adan(0.1), GRADS, None), ValueError, "^proximal_decay: got no .*Call"),
+    ("soap", step(aj.soap(0.1), GRADS, None), ValueError, "^shrink_after: got no .*Call update"),
+    (
+        "adafactor",
+        step(aj.adafactor(0.1), GRADS, None),
+        ValueError,
+        "^scale_by_parameter_rms: got no .*Call update",
+    ),
+    ("prodigy", step(aj.prodigy(1.0), GRADS, None), ValueError, "^by_distance: got no .*Call"),
+    (
+        "schedule free",
+        step(aj.schedule_free_adamw(0.1), GRADS, None),
+        ValueError,
+        "^schedule_free: got no .*Call update",
+    ),
+    ("sophia", step(aj.sophia_h(0.1), GRADS), ValueError, "^hutchinson: got no obj_fn.*obj_fn=l"),
+    (
+        "sophia g",
+        step(aj.sophia_g(0.1), GRADS),
+        ValueError,
+        "^gauss_newton_bartlett: got no logits_fn.*logits_fn=lambda",
+    ),
+    (
+        "state of others, mars",
+        step(aj.mars(0.1), {"a": 1.0}, None, {"a": jnp.ones(2)}),
+        ValueError,
+        "^variance_reduction: an update has shape",
+    ),
     (
         "masked decay",
         step(aj.adamw(0.1, mask={"b": True, "w": False}), GRADS, None),
@@ -427,8 +667,10 @@ def test_masks_of_bad_leaves_are_refused_by_the_factory():
 def test_a_refused_step_cannot_ascend(make):
     # Optax: `learning_rate=None` silently ascends.  Every optimizer here goes down.
     tx = make(0.1)
-    update, _ = tx.update(1.0, tx.init(0.0), 0.0)
-    assert update < 0
+    first, state = tx.update(1.0, tx.init(0.0), 0.0, **FUNCTIONS)
+    second, _ = tx.update(1.0, state, 0.0, **FUNCTIONS)
+    assert first <= 0 > second
+    assert first < 0 or make in (aj.adopt, aj.soap)  # whose first update only takes measure
 
 
 @pytest.mark.parametrize(
@@ -499,7 +741,8 @@ def test_strict_promotion_holds():
     for dtype in ("bfloat16", "complex64"):
         params = jnp.ones(2, dtype)
         for make in OPTIMIZERS:
-            run(make(jnp.float32(0.1)), params, params)
+            tx = make(jnp.float32(0.1))
+            tx.update(params, tx.init(params), params, **FUNCTIONS)
 
 
 # --- what others do well, and must not be lost --------------------------------

@@ -1,8 +1,10 @@
 """Identities between optimizers: what is the same algorithm in other words, and what is not."""
 
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import references
 from support import stream, walk
@@ -138,6 +140,7 @@ def test_adam_in_another_order_is_laprop(problem):
         return theta - lr * references.hat(past.m, 0.9, t)
 
     assert_same(run(swapped, problem), laprop(*problem, learning_rate=RATE))
+    assert_same(run(swapped, problem), run(aj.laprop(RATE, eps=1e-8), problem))
     assert_differ(run(swapped, problem), run(aj.adam(RATE), problem))
 
 
@@ -154,6 +157,118 @@ def test_adam_without_corrections_is_reached_by_swapping_them(problem):
 
     assert_same(run(bare, problem), uncorrected(*problem, learning_rate=RATE))
     assert_differ(run(bare, problem), run(adam, problem))
+
+
+# --- the zoo ------------------------------------------------------------------
+
+
+def assert_special_case(tx, other, problem, usual=None):
+    """The same on this problem, though not (`usual` in place of `tx`, or elsewhere) in general."""
+    assert_same(run(tx, problem), run(other, problem))
+    elsewhere = problem if usual else stream(STEPS, problem[0].shape, seed=4)
+    assert_differ(run(usual or tx, elsewhere), run(other, elsewhere))
+
+
+def test_lion_with_one_decay_is_signum(problem):
+    usual = aj.lion(RATE, weight_decay=0.3)
+    lion = aj.lion(RATE, b1=0.9, b2=0.9, weight_decay=0.3)
+    assert_special_case(lion, aj.signum(RATE, weight_decay=0.3), problem, usual)
+
+
+def test_ademamix_without_its_slow_average_is_adam(problem):
+    assert_special_case(
+        aj.ademamix(RATE, alpha=0.0), aj.adam(RATE), problem, aj.ademamix(RATE, b3=0.99)
+    )
+
+
+def test_nadam_without_looking_ahead_is_adam(problem):
+    nadam = aj.nadamw(RATE)
+    still = aj.swap(nadam, "direction.numerator", aj.average(0.9))
+    assert_special_case(still, aj.adam(RATE), problem, nadam)
+
+
+def test_amsgrad_under_growing_gradients_is_adam(problem):
+    """v never falls by itself, so that its maximum is v."""
+    theta, grads = problem
+    growing = theta, [grads[0] * 1.1**t for t in range(STEPS)]
+    assert_special_case(aj.amsgrad(RATE, b2=0.9), aj.adam(RATE, b2=0.9), growing)
+
+
+def test_stable_adamw_below_its_threshold_is_adamw(problem):
+    """Gradients that shrink are never larger than their history says."""
+    theta, grads = problem
+    shrinking = theta, [grads[0] * 0.9**t for t in range(STEPS)]
+    stable = aj.stable_adamw(RATE, weight_decay=0.3)
+    assert_special_case(stable, aj.adamw(RATE, b2=0.99, weight_decay=0.3), shrinking)
+
+
+def test_cautious_adamw_is_adamw_where_the_signs_agree(problem):
+    theta, grads = problem
+    agreeing = theta, [np.abs(g) + 1e-3 for g in grads]
+    cautious = aj.cautious_adamw(RATE, weight_decay=0.3)
+    assert_special_case(cautious, aj.adamw(RATE, weight_decay=0.3), agreeing)
+
+
+def test_mars_without_its_correction_is_adamw_of_short_gradients(problem):
+    theta, grads = problem
+    short = theta, [g / max(1, np.linalg.norm(g)) for g in grads]
+    adamw = aj.adamw(RATE, b1=0.95, b2=0.99, weight_decay=0.3)
+    mars = lambda gamma: aj.mars(RATE, weight_decay=0.3, gamma=gamma)
+    assert_special_case(mars(0.0), adamw, short)
+    assert_special_case(mars(0.0), adamw, short, usual=mars(0.025))
+
+
+def test_adam_mini_with_a_block_for_every_element_is_adamw():
+    problem = stream(STEPS, (3, 4), seed=3)
+    mini = lambda **blocks: aj.adam_mini(RATE, weight_decay=0.3, **blocks)
+    single = mini(blocks=lambda path, leaf: ())
+    assert_special_case(single, aj.adamw(RATE, weight_decay=0.3), problem, usual=mini())
+
+
+def test_soap_in_the_identity_basis_is_adam_a_step_late():
+    """Without eps, which SOAP adds before its corrections; its first step finds the basis."""
+    theta, grads = stream(STEPS, (3, 4), seed=3)
+    soap = aj.soap(RATE, eps=0.0)
+    still = optax.stateless(lambda u, _: jax.tree.map(lambda x: (None,) * x.ndim, u))
+    unturned = run(aj.swap(soap, "direction.basis", still), (theta, grads))
+    adam = aj.adam(RATE, b1=0.95, b2=0.95, eps=0.0)
+    assert_same(unturned[0], theta)
+    assert_same(unturned[1:], run(adam, (theta, grads[1:])))
+    assert_differ(unturned, run(soap, (theta, grads)))
+
+
+def test_prodigy_whose_distance_stays_is_adam_without_corrections(problem):
+    """At the rate d0, with which its eps shrinks, too."""
+    adam = aj.adam(0.01)
+    for slot in ("direction.numerator.1", "direction.denominator.correction"):
+        adam = aj.swap(adam, slot, aj.identity())
+    still = aj.prodigy(1.0, d0=0.01, growth=1e-300)
+    assert_special_case(still, adam, problem, usual=aj.prodigy(1.0, d0=0.01))
+
+
+def test_schedule_free_is_evaluated_at_the_mean_of_its_iterates(problem):
+    theta, grads = problem
+    tx, params, iterates = aj.schedule_free_adamw(RATE), jnp.asarray(theta), []
+    state = tx.init(params)
+    for g in grads:
+        updates, state = tx.update(jnp.asarray(g), state, params)
+        params = params + updates
+        iterates.append(state.z)
+        assert_same(aj.eval_params(tx, state, params), np.mean(iterates, 0))
+    assert_differ(params, state.z)
+
+
+def test_muon_of_an_orthogonal_gradient_steps_along_it():
+    """All singular values are alike, so that the polynomials only scale; to 1, when exact."""
+    q = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))[0]
+    exact = aj.orthogonalize("polar_express", steps=8)
+    for size in (1e-3, 1e3):
+        update = lambda tx, size=size: run(tx, (0 * q, [size * q]))[0]
+        assert_same(update(aj.muon(RATE, orthogonalizer=exact)), -RATE * q)
+        keller = -update(aj.muon(RATE)) / RATE
+        factor = keller[0, 0] / q[0, 0]
+        assert_same(keller, factor * q)
+        assert 0.68 < factor < 1.13  # the range of Keller's polynomial, specification 4.12
 
 
 # --- weight decay ------------------------------------------------------------

@@ -8,7 +8,7 @@ import optax
 import pytest
 import references
 import zoo
-from support import GRADIENTS, THETA, assert_equal, avals, stepper, stream, walk
+from support import GRADIENTS, THETA, assert_equal, avals, nothing, stepper, stream, walk
 
 import adamw_jax as aj
 
@@ -22,9 +22,11 @@ def epsilon(dtype):
 def updates_of(row, params, grads, **hyperparameters):
     """The updates over a stream of gradients, at parameters given for each; and the state."""
     tx = row.tx(**hyperparameters)
+    update = lambda g, state, p: tx.update(g, state, p, **row.extra(p))
+    update = update if row.extra is nothing else jax.jit(update)  # see support.stepper
     state, updates = tx.init(params[0]), []
     for p, g in zip(params, grads, strict=True):
-        u, state = tx.update(g, state, p, **row.extra(p))
+        u, state = update(g, state, p)
         updates.append(u)
     return updates, state
 
@@ -36,7 +38,7 @@ def floats(tree):
 # --- dtypes ------------------------------------------------------------------
 
 
-@zoo.rows()
+@zoo.rows("rounding")
 def test_every_dtype_follows_the_reference(row, dtype):
     """To a few units in the last place of the dtype, from the same 16-bit gradients.
 
@@ -47,10 +49,11 @@ def test_every_dtype_follows_the_reference(row, dtype):
     wide = np.complex128 if jnp.issubdtype(dtype, jnp.complexfloating) else np.float64
     theta, grads = stream(12, row.shape, dtype=wide)
     theta, *grads = (np.asarray(x).astype(jnp.dtype(dtype)) for x in (theta, *grads))
-    path = row.path(theta.astype(wide), [g.astype(wide) for g in grads])
+    exact = row.in_float32()
+    path = row.path(theta.astype(wide), [g.astype(wide) for g in grads], **exact)
     before = [theta.astype(wide), *path[:-1]]
     params = [jnp.asarray(p.astype(theta.dtype)) for p in before]
-    updates, state = updates_of(row, params, [jnp.asarray(g) for g in grads])
+    updates, state = updates_of(row, params, [jnp.asarray(g) for g in grads], **exact)
     inside = "float64" if dtype == "float64" else "float32"
     for update, new, old in zip(updates, path, before, strict=True):
         assert update.dtype == dtype
@@ -151,6 +154,8 @@ def test_nothing_comes_of_nothing_without_an_eps(row):
 @pytest.mark.parametrize("kind", ["float16", "float32"])
 def test_derivatives_at_a_zero_gradient_are_finite(row, kind):
     """With respect to the gradient, through two updates, forwards and backwards."""
+    if kind == "float16" and "float16 derivative" in row.skips:
+        pytest.skip(row.skips["float16 derivative"])
     # Adam's slope at 0 is lr / eps, which float16 can hold only for a small rate.
     tx, params, zero = row.tx(1e-4), jnp.ones(row.shape, kind), jnp.zeros(row.shape, kind)
 
@@ -218,7 +223,11 @@ def test_a_tree_is_updated_as_its_leaves_alone_would_be(row):
     together = walk(row.tx(), params, grads, row.extra)
     for i, leaf in enumerate(jax.tree.leaves(params)):
         alone = walk(row.tx(), leaf, [jax.tree.leaves(g)[i] for g in grads], row.extra)
-        assert_equal(alone, [jax.tree.leaves(tree)[i] for tree in together])
+        inside = [jax.tree.leaves(tree)[i] for tree in together]
+        if "bitwise" in row.skips:
+            chex.assert_trees_all_close(alone, inside, rtol=1e-6, atol=0)
+        else:
+            assert_equal(alone, inside)
 
 
 # --- large, small and not a number -------------------------------------------
@@ -236,6 +245,9 @@ def test_full_counters_stay_full(row):
     chex.assert_tree_all_finite((updates, floats(new)))
     counts = lambda s: [x for x in jax.tree.leaves(s) if jnp.issubdtype(x.dtype, jnp.integer)]
     assert_equal(counts(new), counts(full))
+
+
+DECAYS = ("b1", "b2", "b3", "decay", "momentum")
 
 
 def spiked(steps, at=3, size=1e20):
@@ -256,7 +268,8 @@ def test_a_spike_passes(row):
 @zoo.rows("forgets")
 def test_a_spike_is_forgotten(row):
     """The same updates in the end as if it had never been (0.999^n takes its time)."""
-    steps, tx, params = 120_000, row.tx(), jnp.ones(2)
+    longest = {name: min(x, 0.999) for name, x in row.in_float32().items() if name in DECAYS}
+    steps, tx, params = 120_000, row.tx(**longest), jnp.ones(2)
 
     @jax.jit
     def last(grads):
@@ -306,7 +319,7 @@ def test_a_nan_stays_in_its_element(row):
     np.testing.assert_array_equal(np.asarray(ours)[~ill], np.asarray(same)[~ill])
 
 
-@zoo.rows()
+@zoo.rows("tiny")
 @pytest.mark.parametrize("kind", ["float16", "float32"])
 def test_tiny_gradients(row, kind):
     """Denormal ones, and ones whose square is: as the reference, to the size of a step.
@@ -382,5 +395,6 @@ def test_python_numbers_are_parameters_too(row):
     assert not any(x.weak_type for x in jax.tree.leaves(state))
     update, new = tx.update(0.2, state, 0.5, **row.extra(0.5))
     assert avals(new) == avals(state)
-    array, _ = tx.update(jnp.float32(0.2), tx.init(jnp.float32(0.5)), jnp.float32(0.5))
+    p = jnp.float32(0.5)
+    array, _ = tx.update(jnp.float32(0.2), tx.init(p), p, **row.extra(p))
     assert update == array

@@ -103,23 +103,36 @@ def _row(name: str, factory: Callable) -> Row:
     elif "tx" in found:  # something wrapped around an ordinary step
         wrapper = sketch_name(tx.body)
         found = {path[3:]: piece for path, piece in found.items() if path.startswith("tx")}
-    top = [path for path in found if path and "." not in path]
     quotient = next((path for path, piece in found.items() if _is_quotient(piece)), "direction")
     at = lambda slot: sketch(found[slot]) if slot in found else ""
     numerator = at(f"{quotient}.numerator") or at("direction")
-    middle = next(i for i, path in enumerate(top) if quotient.split(".")[0] == path)
-    rest = lambda paths: [at(path) for path in paths if path not in _ELSEWHERE]
+    before, after = _around(quotient, list(found))
+    shown = lambda path: path.split(".")[-1] not in _ELSEWHERE and at(path) != "g"
+    rest = lambda paths: [at(path) for path in paths if shown(path)]
     decay = next((at(path) for path in found if path.split(".")[-1] == "weight_decay"), "")
     return Row(
         optimizer=name,
-        before=" → ".join(rest(top[:middle])),
+        before=" → ".join(rest(before)),
         numerator=numerator,
         denominator=at(f"{quotient}.denominator"),
         basis=at(f"{quotient}.basis"),
-        after=" → ".join(filter(None, [*rest(top[middle + 1 :]), wrapper])),
+        after=" → ".join(filter(None, [*rest(after), wrapper])),
         decay=decay,
         bytes=state_bytes(tx),
     )
+
+
+def _around(path: str, paths: list[str]) -> tuple[list[str], list[str]]:
+    """The slots before and after one, beside it or beside what holds it, in order."""
+    before: list[str] = []
+    after: list[str] = []
+    while path:
+        holder = path.rpartition(".")[0]
+        beside = [other for other in paths if other and other.rpartition(".")[0] == holder]
+        place = beside.index(path)
+        before, after = beside[:place] + before, after + beside[place + 1 :]
+        path = holder
+    return before, after
 
 
 _ELSEWHERE = ("weight_decay", "learning_rate", "start")  # slots with a column of their own, or none

@@ -1,0 +1,380 @@
+"""Routing: every leaf belongs to exactly one transformation, and one can see to which."""
+
+import copy
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen, nnx
+from support import assert_equal, avals, walk
+
+import adamw_jax as aj
+
+PARAMS = {
+    "embed": {"embedding": jnp.ones((5, 4))},
+    "layers": [{"kernel": jnp.ones((4, 4)), "bias": jnp.ones(4)} for _ in range(2)],
+    "head": {"kernel": jnp.ones((4, 5)), "bias": jnp.ones(5)},
+}
+GRADS = jax.tree.map(lambda p: jnp.arange(1.0, p.size + 1).reshape(p.shape), PARAMS)
+PATHS = [
+    "embed/embedding",
+    "head/bias",
+    "head/kernel",
+    "layers/0/bias",
+    "layers/0/kernel",
+    "layers/1/bias",
+    "layers/1/kernel",
+]
+
+
+def by_path(tree):
+    text = lambda path: "/".join(str(getattr(k, "key", getattr(k, "idx", None))) for k in path)
+    return {text(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def step(tx, params=PARAMS, grads=GRADS):
+    return tx.update(grads, tx.init(params), params)
+
+
+RULES = [
+    ("vectors", lambda path, leaf: leaf.ndim == 1, aj.scale(2.0)),
+    ("first", r"^layers/0/", aj.scale(3.0)),
+    ("head", "head", aj.scale(5.0)),
+]
+ROUTED = aj.route(RULES, default=("rest", aj.scale(7.0)))
+EXPECTED = {
+    "embed/embedding": ("rest", 7),
+    "head/bias": ("vectors", 2),  # before "head" could have it
+    "head/kernel": ("head", 5),
+    "layers/0/bias": ("vectors", 2),
+    "layers/0/kernel": ("first", 3),
+    "layers/1/bias": ("vectors", 2),
+    "layers/1/kernel": ("rest", 7),
+}
+
+
+@pytest.mark.parametrize("how", ["eager", "jit"])
+def test_the_first_match_wins(how):
+    update = ROUTED.update if how == "eager" else jax.jit(ROUTED.update)
+    updates, _ = update(GRADS, ROUTED.init(PARAMS), PARAMS)
+    out, grads = by_path(updates), by_path(GRADS)
+    assert list(out) == PATHS
+    for path, (_, factor) in EXPECTED.items():
+        np.testing.assert_array_equal(out[path], factor * grads[path])
+
+
+def test_every_leaf_is_listed():
+    assert aj.routes(ROUTED, PARAMS) == {path: name for path, (name, _) in EXPECTED.items()}
+    assert list(aj.routes(ROUTED, PARAMS)) == PATHS
+    assert set(aj.routes(aj.adamw(0.1), PARAMS).values()) == {"all"}
+    unnamed = aj.route([("bias", aj.sgd(1.0)), ("head", aj.sgd(1.0))], aj.adamw(0.1))
+    assert set(aj.routes(unnamed, PARAMS).values()) == {"rule0", "rule1", "default"}
+
+
+def test_routes_are_found_inside_of_other_things():
+    inner = aj.route([("biases", "bias$", aj.sgd(0.1))], ("kernels", aj.sgd(0.2)))
+    outer = aj.route([("frozen", "embed", optax.set_to_zero())], ("trained", inner))
+    expected = {
+        path: "frozen"
+        if "embed" in path
+        else "trained.biases"
+        if path.endswith("bias")
+        else "trained.kernels"
+        for path in PATHS
+    }
+    for tx in (
+        outer,
+        aj.chain(aj.clip_by_global_norm(1.0), outer, aj.scale(0.5)),
+        aj.schedule_free(outer, 0.1),
+    ):
+        assert aj.routes(tx, PARAMS) == expected
+
+
+def test_a_rule_that_matches_nothing_is_refused():
+    tx = aj.route([("head", aj.sgd(0.1)), ("biases", "biass", aj.sgd(0.1))], aj.adamw(0.1))
+    with pytest.raises(
+        ValueError, match=r"^route: the rule 'biases' \('biass'\) matches no"
+    ) as error:
+        tx.init(PARAMS)
+    for path in PATHS:
+        assert path in str(error.value)
+    shadowed = aj.route([("all", "", aj.sgd(0.1)), ("head", "head", aj.sgd(0.1))], aj.adamw(0.1))
+    with pytest.raises(ValueError, match=r"'head' .*that an earlier rule has not taken"):
+        shadowed.init(PARAMS)
+    shadowed.init({})  # a tree without leaves has nothing to match
+
+
+def test_a_default_may_get_nothing():
+    tx = aj.route([("all", "", aj.sgd(0.5))], aj.adamw(0.1))
+    updates, state = step(tx)
+    assert_equal(updates, step(aj.sgd(0.5))[0])
+    assert not [x for x in jax.tree.leaves(state["default"]) if x.ndim]
+
+
+def test_names_must_differ():
+    for rules, default in (
+        ([("a", "x", aj.sign()), ("a", "y", aj.sign())], aj.sign()),
+        ([("a", "x", aj.sign())], ("a", aj.sign())),
+        ([("default", "x", aj.sign())], aj.sign()),
+        ([("rule1", "x", aj.sign()), ("y", aj.sign())], aj.sign()),
+    ):
+        with pytest.raises(ValueError, match=r"^route: two routes share a name"):
+            aj.route(rules, default)
+
+
+@pytest.mark.parametrize("name", ["matchers", "optional"])
+def test_a_name_that_is_an_argument_is_refused(name):
+    with pytest.raises(TypeError, match=rf"^routed: '{name}' "):
+        aj.route([(name, "bias", aj.sgd(0.1))], aj.adamw(0.1))
+
+
+def test_frozen_leaves_hold_no_state():
+    frozen = aj.route([("trained", "head", aj.adamw(0.1))], ("frozen", optax.set_to_zero()))
+    updates, state = step(frozen)
+    held = [x.shape for x in jax.tree.leaves(state) if x.ndim]
+    assert sorted(held) == [(4, 5), (4, 5), (5,), (5,)]
+    assert jax.tree.leaves(state["frozen"]) == []
+    for path, update in by_path(updates).items():
+        assert np.all(np.asarray(update) == 0) == ("head" not in path)
+    path = walk(frozen, PARAMS, [GRADS] * 2)
+    assert_equal(path[-1]["layers"], PARAMS["layers"])
+
+
+def test_each_route_is_its_optimizer_alone():
+    """As if the others were not there, over three steps, state and all."""
+    tx = aj.route([("kernels", "kernel", aj.lion(0.1))], ("rest", aj.adamw(0.2)))
+    state, params = tx.init(PARAMS), PARAMS
+    kernels = lambda tree: {p: x for p, x in by_path(tree).items() if "kernel" in p}
+    rest = lambda tree: {p: x for p, x in by_path(tree).items() if "kernel" not in p}
+    lion, adamw = aj.lion(0.1), aj.adamw(0.2)
+    lion_state, adamw_state = lion.init(kernels(PARAMS)), adamw.init(rest(PARAMS))
+    before = avals(state)
+    for factor in (1.0, -2.0, 0.5):
+        g = jax.tree.map(lambda x, f=factor: f * x, GRADS)
+        updates, state = tx.update(g, state, params)
+        one, lion_state = lion.update(kernels(g), lion_state, kernels(params))
+        two, adamw_state = adamw.update(rest(g), adamw_state, rest(params))
+        out = by_path(updates)
+        for path, expected in {**one, **two}.items():
+            np.testing.assert_allclose(out[path], expected, rtol=1e-6)
+        params = optax.apply_updates(params, updates)
+    assert avals(state) == before
+
+
+def test_a_clip_is_global_before_and_local_inside():
+    clip = aj.clip_by_global_norm(1.0)
+    rules = lambda piece: aj.route([("a", "embed", piece)], ("b", piece))
+    norm = lambda tree: float(optax.tree.norm(tree))
+    before, _ = step(aj.chain(clip, rules(aj.identity())))
+    assert norm(before) == pytest.approx(1.0)
+    assert_equal(before, step(clip)[0])
+    inside, _ = step(rules(clip))
+    assert norm(inside["embed"]) == pytest.approx(1.0)
+    assert norm({k: v for k, v in inside.items() if k != "embed"}) == pytest.approx(1.0)
+
+
+def test_extra_arguments_reach_every_route():
+    loss = lambda p: sum(jnp.sum(x**2) for x in jax.tree.leaves(p))
+    inner = aj.hutchinson(distribution="rademacher")
+    # the loss sees what the route sees: its own leaves
+    tx = aj.route([("a", "bias", inner)], ("b", aj.identity()))
+    updates, _ = tx.update(GRADS, tx.init(PARAMS), PARAMS, obj_fn=loss)
+    for path, u in by_path(updates).items():
+        expected = 2.0 if "bias" in path else by_path(GRADS)[path]
+        np.testing.assert_array_equal(u, expected)
+
+
+# --- the same on every kind of tree -------------------------------------------
+
+
+class Net(nnx.Module):
+    def __init__(self, rngs):
+        self.hidden, self.head = nnx.Linear(3, 4, rngs=rngs), nnx.Linear(4, 2, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(nnx.relu(self.hidden(x)))
+
+
+class LinenNet(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        init = linen.with_partitioning(linen.initializers.lecun_normal(), (None, None))
+        x = linen.Dense(4, kernel_init=init, name="hidden")(x)
+        return linen.Dense(2, name="head")(linen.relu(x))
+
+
+NET_RULES = aj.route([("biases", "bias$", aj.sgd(1.0))], ("kernels", aj.adamw(0.1)))
+NET_ROUTES = {
+    "head/bias": "biases",
+    "head/kernel": "kernels",
+    "hidden/bias": "biases",
+    "hidden/kernel": "kernels",
+}
+
+
+def test_routes_in_nnx_and_linen():
+    boxed = nnx.state(Net(nnx.Rngs(0)), nnx.Param)
+    with jax.numpy_dtype_promotion("standard"):
+        partitioned = LinenNet().init(jax.random.key(0), jnp.ones((1, 3)))["params"]
+    plain = nnx.to_pure_dict(boxed)
+    for params in (plain, boxed, nnx.as_pure(boxed), partitioned):
+        assert aj.routes(NET_RULES, params) == NET_ROUTES
+    updates, _ = step(NET_RULES, partitioned, partitioned)
+    assert jax.tree.structure(updates) == jax.tree.structure(partitioned)
+
+
+def test_boxed_at_init_and_plain_in_update():
+    model = Net(nnx.Rngs(0))
+    before = jax.tree.map(jnp.copy, nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+    optimizer = nnx.Optimizer(model, NET_RULES, wrt=nnx.Param)
+    xs, grads = jnp.ones((2, 3)), []
+    for _ in range(3):
+        with jax.numpy_dtype_promotion("standard"):
+            g = nnx.grad(lambda model: jnp.mean(model(xs) ** 2))(model)
+        grads.append(jax.tree.map(jnp.copy, nnx.to_pure_dict(g)))
+        optimizer.update(model, g)
+    after = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    expected = walk(NET_RULES, before, grads)[-1]
+    for x, y in zip(jax.tree.leaves(after), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-6)
+
+
+# --- expressions --------------------------------------------------------------
+
+
+def test_slots_of_a_route():
+    tx = aj.muon(0.02)
+    assert aj.part(tx, "muon.direction") == aj.nesterov_trace(0.95)
+    polyak = aj.swap(tx, "muon.direction", aj.scale_by_momentum(0.95, gain=1.0))
+    params = {"w": jnp.ones((2, 3))}
+    grads = [{"w": jnp.ones((2, 3))}, {"w": jnp.eye(2, 3)}]
+    expected = walk(aj.muon(0.02, nesterov=False), params, grads)
+    assert_equal(walk(polyak, params, grads), expected)
+    slower = aj.replace(tx, "adamw", learning_rate=1e-5)
+    assert aj.part(slower, "adamw.learning_rate") == aj.scale_by_learning_rate(1e-5)
+    assert aj.part(slower, "muon") == aj.part(tx, "muon")
+    by_rule = aj.swap(ROUTED, "head", aj.scale(11.0))
+    assert aj.routes(by_rule, PARAMS) == aj.routes(ROUTED, PARAMS)
+    np.testing.assert_array_equal(step(by_rule)[0]["head"]["kernel"], 11 * GRADS["head"]["kernel"])
+
+
+TEXT_RULES = [
+    NET_RULES,
+    aj.route([("bias$", aj.sgd(1.0))], aj.adamw(0.1)),
+    aj.masked(aj.scale(0.5), {"a": True, "b": [False, True]}),
+    aj.muon(0.02, others=aj.sgd(0.1)),
+    aj.swap(NET_RULES, "biases", aj.sign()),
+    aj.expand(NET_RULES),
+]
+
+
+@pytest.mark.parametrize("tx", TEXT_RULES, ids=range(len(TEXT_RULES)))
+def test_written_and_read_again(tx):
+    assert eval(repr(tx), dict(vars(aj))) == tx
+    for again in (pickle.loads(pickle.dumps(tx)), copy.deepcopy(tx)):
+        assert again == tx
+        assert hash(again) == hash(tx)
+        assert repr(again) == repr(tx)
+    assert tx != aj.muon(0.5)
+
+
+def test_a_route_is_data():
+    """One trace for many learning rates, and none of the rules becomes a leaf."""
+    traces = []
+
+    @jax.jit
+    def update(tx, grads, state, params):
+        traces.append(1)
+        return tx.update(grads, state, params)[0]
+
+    make = lambda rate: aj.route([("bias$", aj.sgd(rate))], aj.sgd(2 * rate))
+    for rate in (0.1, 0.2):
+        out = update(make(rate), GRADS, make(rate).init(PARAMS), PARAMS)
+        np.testing.assert_allclose(out["head"]["bias"], -rate * GRADS["head"]["bias"], rtol=1e-6)
+    assert len(traces) == 1
+    assert jax.tree.leaves(make(0.1)) == [0.1, 0.2]
+
+
+# --- masked -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        {"embed": False, "layers": True, "head": {"kernel": True, "bias": False}},
+        lambda params: {"embed": False, "layers": True, "head": {"kernel": True, "bias": False}},
+        {
+            "embed": {"embedding": False},
+            "layers": [{"kernel": True, "bias": True}] * 2,
+            "head": {"kernel": True, "bias": False},
+        },
+    ],
+    ids=["prefix", "function", "whole"],
+)
+def test_masks(mask):
+    tx = aj.masked(aj.scale_by_momentum(0.5), mask)
+    updates, state = step(tx)
+    chosen = {"head/kernel", *(path for path in PATHS if "layers" in path)}
+    for path, u in by_path(updates).items():
+        expected = by_path(GRADS)[path] * (0.5 if path in chosen else 1.0)
+        np.testing.assert_array_equal(u, expected)
+    assert len(jax.tree.leaves(state)) == len(chosen)
+    assert avals(tx.update(GRADS, state, PARAMS)[1]) == avals(state)
+
+
+def test_all_or_nothing():
+    everything, nothing = aj.masked(aj.scale(0.5), True), aj.masked(aj.scale(0.5), False)
+    assert_equal(step(everything)[0], jax.tree.map(lambda g: g / 2, GRADS))
+    assert_equal(step(nothing)[0], GRADS)
+
+
+# --- evaluating where it should be --------------------------------------------
+
+
+FREE = aj.schedule_free(aj.sgd(0.1), 0.1, 0.75)
+DICT = {"a": jnp.array([1.0, 2.0]), "b": jnp.array([3.0])}
+
+
+def trained(tx, params=DICT, steps=3):
+    """The state and parameters after three steps on (θ - 1)²/2."""
+    state = tx.init(params)
+    for _ in range(steps):
+        updates, state = tx.update(jax.tree.map(lambda p: p - 1, params), state, params)
+        params = optax.apply_updates(params, updates)
+    return state, params
+
+
+@pytest.mark.parametrize(
+    ("tx", "averaged"),
+    [
+        (FREE, "ab"),
+        (aj.chain(aj.clip(10.0), FREE), "ab"),
+        (aj.chain(first=aj.identity(), second=FREE), "ab"),
+        (aj.route([("a", FREE)], aj.sgd(0.1)), "a"),
+        (aj.route([("a", aj.sgd(0.1))], ("rest", FREE)), "b"),
+        (aj.chain(aj.route([("a", FREE)], aj.sgd(0.1)), aj.scale(1.0)), "a"),
+        (aj.masked(FREE, {"a": False, "b": True}), "b"),
+        (aj.masked(FREE, lambda params: {"a": True, "b": False}), "a"),
+        (aj.sgd(0.1), ""),
+        (optax.sgd(0.1), ""),
+        (aj.delay(aj.identity()), ""),
+    ],
+    ids=lambda x: repr(x)[:40],
+)
+def test_eval_params(tx, averaged):
+    """x = (y - 0.25 z) / 0.75 on the leaves that an average is kept of, y on the others."""
+    state, params = trained(tx)
+    found = aj.eval_params(tx, state, params)
+    assert jax.tree.structure(found) == jax.tree.structure(params)
+    alone, alone_params = trained(FREE)
+    for name in "ab":
+        if name not in averaged:
+            assert_equal(found[name], params[name])
+            continue
+        np.testing.assert_allclose(params[name], alone_params[name], rtol=1e-6)
+        x = (params[name] - 0.25 * alone.z[name]) / 0.75
+        np.testing.assert_allclose(found[name], x, rtol=1e-6)
+        assert np.abs(np.asarray(x - params[name])).max() > 1e-3
