@@ -78,13 +78,9 @@ def drifts():
 
 
 def retraces():
-    def update(updates, state, params=None):
-        return updates, Held(jnp.multiply(state.value, 2.0))
-
-    def init(params):
-        return Held(1.0)  # a Python number: weakly typed, and an array after one step
-
-    return piece(init, lambda u, s, p=None: (u, Held(jnp.asarray(s.value + 1.0, jnp.float32))))
+    # A Python number is weakly typed, and no longer one after the first step.
+    update = lambda u, s, p=None: (u, Held(jnp.asarray(s.value + 1.0, jnp.float32)))
+    return piece(lambda params: Held(1.0), update)
 
 
 def branches():
@@ -128,53 +124,12 @@ def keeps_the_parameters_themselves():
     return piece(lambda params: Held(params), lambda u, s, p=None: (u, s))
 
 
-@jax.tree_util.register_pytree_node_class
-class Box:
-    """An array with something beside it that no checkpoint of arrays holds."""
-
-    def __init__(self, value, secret):
-        self.value, self.secret = value, secret
-
-    def tree_flatten(self):
-        return (self.value,), Secret(self.secret)
-
-    @classmethod
-    def tree_unflatten(cls, aux, children):
-        return cls(*children, aux.value)
-
-
-class Secret:
-    def __init__(self, value):
-        self.value = value
-
-    def __eq__(self, other):
-        return isinstance(other, Secret)
-
-    def __hash__(self):
-        return 0
-
-
-def hides_state():
-    """Its scale is beside the state's arrays; jit, which compares structures, never sees it."""
-
-    def init(params):
-        init.made += 1
-        return Box(ones(), float(init.made))
-
-    init.made = 0
-    update = lambda u, s, p=None: (jax.tree.map(lambda x: x * s.secret, u), s)
-    return piece(init, update)
-
-
-def fails_in_scan():
-    def update(updates, state, params=None):
-        frames = [type(t).__name__ for t in jax.tree.leaves(updates)]
-        return updates, Held(state.value + len(frames))
-
-    return piece(lambda params: Held(jnp.zeros((), jnp.int32)), update)
+def forgets_a_leaf():
+    return optax.stateless(lambda updates, params: {"kernel": updates["kernel"]})
 
 
 MISTAKES = {
+    "runs": [forgets_a_leaf, lambda: optax.sgd("fast")],
     "purity": [counts_in_python, changes_its_input],
     "state structure": [grows_its_state],
     "state dtypes": [drifts],
@@ -190,7 +145,11 @@ MISTAKES = {
 
 @pytest.mark.parametrize(
     ("name", "make"),
-    [pytest.param(name, make, id=make.__name__) for name, all_ in MISTAKES.items() for make in all_],
+    [
+        pytest.param(name, make, id=make.__name__)
+        for name, all_ in MISTAKES.items()
+        for make in all_
+    ],
 )
 def test_a_mistake_breaks_its_property_and_no_other(name, make):
     with jax.numpy_dtype_promotion("standard"):

@@ -6,8 +6,6 @@ another that is broken, it is not judged: one mistake gives one finding.
 
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import optax
 
 from adamw_jax.inspect.compare import Broken
@@ -88,10 +86,7 @@ def check(
       >>> report.ok, report.verdicts[0]
       (True, Verdict(name='runs', passed=True, why='three updates, shaped like the gradients'))
     """
-    function = extra if callable(extra) else (lambda params: dict(extra or {}))
-    wide = optax.with_extra_args_support(tx)
-    arrays = jax.tree.map(jnp.asarray, params)
-    subject = Subject(wide, arrays, function, extra is not None, tolerance)
+    subject = Subject(tx, params, extra, tolerance)
     verdicts: list[Verdict] = []
     causes: dict[str, str] = {}  # what cannot be judged, and the broken property it rests on
     for prop in PROPERTIES:

@@ -6,6 +6,7 @@ where it says nothing.  `adamw_jax.inspect.check` goes through them all.
 """
 
 import contextlib
+import functools
 import pickle
 import warnings
 from collections.abc import Callable, Iterator
@@ -30,14 +31,19 @@ class Inapplicable(Exception):
     """The property says nothing of this piece; the message says why."""
 
 
-class Subject(NamedTuple):
-    """What is checked: a transformation, parameters for it, extra arguments from parameters."""
+class Subject:
+    """What is checked: a transformation, parameters for it, extra arguments from parameters.
 
-    tx: optax.GradientTransformationExtraArgs
-    params: Any
-    extra: Callable[[Any], dict[str, Any]]
-    has_extra: bool
-    tolerance: float
+    What several promises look at is run once: three steps on random gradients,
+    the parameters left where they are."""
+
+    def __init__(self, tx: Any, params: Any, extra: Any = None, tolerance: float = 1e-4):
+        self.tx = optax.with_extra_args_support(tx)
+        self.params = jax.tree.map(jnp.asarray, params)
+        self.has_extra = extra is not None
+        self.extra = extra if callable(extra) else (lambda params: dict(extra or {}))
+        self.tolerance = tolerance
+        self.jitted = jax.jit(self.step)
 
     def step(self, grads, state, params):
         return self.tx.update(grads, state, params, **self.extra(params))
@@ -49,21 +55,23 @@ class Subject(NamedTuple):
         draw = lambda j, p: _draw(np.random.default_rng((i, j)), p)
         return treedef.unflatten([draw(j, p) for j, p in enumerate(leaves)])
 
-    def run(self, steps=3, step=None, params=None):
-        """The updates of a few steps and the last state, parameters left where they are."""
-        step, params = step or self.step, self.params if params is None else params
-        state, updates = self.tx.init(params), []
-        for i in range(steps):
-            update, state = step(self.grads(i, params), state, params)
-            updates.append(update)
-        return updates, state
+    def run(self, step, count=3, params=None):
+        """(updates, state) after each of a few steps."""
+        params = self.params if params is None else params
+        state, results = self.tx.init(params), []
+        for i in range(count):
+            results.append(step(self.grads(i, params), state, params))
+            state = results[-1][1]
+        return results
 
+    @functools.cached_property
+    def eager_steps(self):
+        with _as_written():
+            return self.run(self.step)
 
-def _draw(rng, p):
-    x = rng.normal(size=p.shape)
-    if jnp.iscomplexobj(p):
-        x = x + 1j * rng.normal(size=p.shape)
-    return jnp.asarray(x, p.dtype)
+    @functools.cached_property
+    def jitted_steps(self):
+        return self.run(self.jitted)
 
 
 @contextlib.contextmanager
@@ -73,41 +81,24 @@ def _as_written() -> Iterator[None]:
         yield
 
 
+def _draw(rng, p):
+    x = rng.normal(size=p.shape)
+    if jnp.iscomplexobj(p):
+        x = x + 1j * rng.normal(size=p.shape)
+    return jnp.asarray(x, p.dtype)
+
+
 # --- the promises ------------------------------------------------------------
 
 
 def _runs(subject: Subject) -> str:
-    with _as_written():
-        updates, _ = subject.run()
-    for update in updates:
+    for update, _ in subject.eager_steps:
         assert_same_structure(update, subject.params, "updates and gradients")
     return "three updates, shaped like the gradients"
 
 
-def _structure(subject: Subject) -> str:
-    start = subject.tx.init(subject.params)
-    with _as_written():
-        for steps in (1, 2):
-            assert_same_structure(
-                subject.run(steps)[1], start, "the state after a step and from init"
-            )
-    return f"{len(jax.tree.leaves(start))} arrays, the same after every step"
-
-
-def _dtypes(subject: Subject) -> str:
-    start, after = subject.tx.init(subject.params), subject.run(2, jax.jit(subject.step))[1]
-    for (path, x), y in zip(
-        jax.tree_util.tree_leaves_with_path(start), jax.tree.leaves(after), strict=True
-    ):
-        if jnp.result_type(x) != jnp.result_type(y):
-            names = f"{jnp.result_type(x)} from init and {jnp.result_type(y)} after a step"
-            raise Broken(f"{path_text(path)!r} is {names}.")
-    return "every array keeps its dtype"
-
-
 def _pure(subject: Subject) -> str:
-    grads, params = subject.grads(), subject.params
-    state = subject.run(1)[1]
+    grads, state, params = subject.grads(), subject.eager_steps[0][1], subject.params
     given = jax.tree.map(np.array, jax.tree.map(as_numpy, (grads, state, params)))
     with _as_written():
         once, twice = (subject.step(grads, state, params) for _ in range(2))
@@ -116,13 +107,28 @@ def _pure(subject: Subject) -> str:
     return "the same arguments, the same result, and arguments left alone"
 
 
+def _structure(subject: Subject) -> str:
+    start = subject.tx.init(subject.params)
+    for _, state in subject.eager_steps:
+        assert_same_structure(state, start, "the state after a step and from init")
+    return f"{len(jax.tree.leaves(start))} arrays, the same after every step"
+
+
 def _jit(subject: Subject) -> str:
-    with _as_written():
-        eager = subject.run()
-    assert_same(
-        subject.run(3, jax.jit(subject.step)), eager, "jitted and eager steps", subject.tolerance
-    )
+    pairs = zip(subject.jitted_steps, subject.eager_steps, strict=True)
+    for jitted, eager in pairs:
+        assert_same(jitted, eager, "jitted and eager steps", subject.tolerance)
     return f"equal to {subject.tolerance:g}"
+
+
+def _dtypes(subject: Subject) -> str:
+    start = jax.tree_util.tree_leaves_with_path(subject.tx.init(subject.params))
+    for _, state in subject.jitted_steps:
+        for (path, x), y in zip(start, jax.tree.leaves(state), strict=True):
+            if jnp.result_type(x) != jnp.result_type(y):
+                names = f"{jnp.result_type(x)} from init and {jnp.result_type(y)} after a step"
+                raise Broken(f"{path_text(path)!r} is {names}.")
+    return "every array keeps its dtype"
 
 
 def _one_trace(subject: Subject) -> str:
@@ -132,14 +138,14 @@ def _one_trace(subject: Subject) -> str:
         traces.append(jax.tree.map(lambda x: jax.typeof(x).weak_type, state))
         return subject.step(grads, state, params)
 
-    subject.run(4, jax.jit(step))
+    subject.run(jax.jit(step))
     if len(traces) > 1:
         weak = jax.tree.map(lambda x, y: x != y, *traces[:2])
         flags = jax.tree_util.tree_leaves_with_path(weak)
         where = next((path_text(path) for path, flag in flags if flag), None)
         why = f": {where!r} is weakly typed in one of them" if where else ""
-        raise Broken(f"four steps were traced {len(traces)} times{why}.")
-    return "four steps, one trace"
+        raise Broken(f"three steps were traced {len(traces)} times{why}.")
+    return "three steps, one trace"
 
 
 def _scan(subject: Subject) -> str:
@@ -150,9 +156,8 @@ def _scan(subject: Subject) -> str:
         return state, updates
 
     final, updates = jax.lax.scan(body, subject.tx.init(subject.params), stacked)
-    last = jax.tree.map(lambda x: x[-1], updates)
-    expected, state = subject.run(3, jax.jit(subject.step))
-    assert_same((last, final), (expected[-1], state), "scanned and single steps", subject.tolerance)
+    last = jax.tree.map(lambda x: x[-1], updates), final
+    assert_same(last, subject.jitted_steps[-1], "scanned and single steps", subject.tolerance)
     return f"three steps in a scan, equal to {subject.tolerance:g}"
 
 
@@ -161,25 +166,24 @@ def _vmap(subject: Subject) -> str:
     stack = lambda trees: jax.tree.map(lambda *xs: jnp.stack(xs), *trees)
     grads = [subject.grads(i) for i in range(2)]
     state = jax.vmap(subject.tx.init)(stack(problems))
-    updates, state = jax.jit(jax.vmap(subject.step))(stack(grads), state, stack(problems))
-    step = jax.jit(subject.step)
+    results = jax.jit(jax.vmap(subject.step))(stack(grads), state, stack(problems))
     for i, (g, p) in enumerate(zip(grads, problems, strict=True)):
-        alone = step(g, subject.tx.init(p), p)
-        mine = jax.tree.map(lambda x, i=i: x[i], (updates, state))
+        alone = subject.jitted(g, subject.tx.init(p), p)
+        mine = jax.tree.map(lambda x, i=i: x[i], results)
         assert_same(mine, alone, "batched and single steps", subject.tolerance)
     return f"a batch of two, equal to {subject.tolerance:g}"
 
 
 def _donation(subject: Subject) -> str:
-    expected = subject.run(2, jax.jit(subject.step))[1]
     donating = jax.jit(lambda s, p, g: (*subject.step(g, s, p), p), donate_argnums=(0, 1))
     params = jax.tree.map(jnp.copy, subject.params)
     state = subject.tx.init(params)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a buffer could not be used harms nobody
-        for i in range(2):
+        for i, (_, expected) in enumerate(subject.jitted_steps):
             _, state, params = donating(state, params, subject.grads(i))
-    assert_same(state, expected, "states with and without donation", subject.tolerance)
+            what = "states with and without donation"
+            assert_same(jax.tree.map(jnp.copy, state), expected, what, subject.tolerance)
     return "state and parameters given away, the same result"
 
 
@@ -189,14 +193,12 @@ def _half(subject: Subject) -> str:
         raise Inapplicable("some parameters are complex.")
     for dtype in (jnp.bfloat16, jnp.float16):
         params = jax.tree.map(lambda p, d=dtype: p.astype(d), subject.params)
-        updates, _ = subject.run(2, jax.jit(subject.step), params)
-        for path, u in jax.tree_util.tree_leaves_with_path(updates):
-            if u.dtype != dtype:
-                where = path_text(path[1:])
-                raise Broken(
-                    f"the update of {where!r} is {u.dtype}, its gradient {dtype.__name__}."
-                )
-        assert_finite(updates[-1], f"an update in {dtype.__name__}")
+        for updates, _ in subject.run(subject.jitted, 2, params):
+            for path, u in jax.tree_util.tree_leaves_with_path(updates):
+                if u.dtype != dtype:
+                    names = f"{u.dtype}, its gradient {dtype.__name__}"
+                    raise Broken(f"the update of {path_text(path)!r} is {names}.")
+            assert_finite(updates, f"an update in {dtype.__name__}")
     return "bfloat16 and float16: finite updates in the gradient's dtype"
 
 
@@ -204,7 +206,7 @@ def _zeros(subject: Subject) -> str:
     zero = jax.tree.map(jnp.zeros_like, subject.params)
     state = subject.tx.init(subject.params)
     for _ in range(2):
-        updates, state = jax.jit(subject.step)(zero, state, subject.params)
+        updates, state = subject.jitted(zero, state, subject.params)
         assert_finite(updates, "an update for zero gradients")
         assert_finite(_inexact(state), "the state after zero gradients")
     return "finite updates and state"
@@ -217,30 +219,27 @@ def _inexact(tree: Any) -> list:
 def _masked(subject: Subject) -> str:
     if subject.has_extra:
         raise Inapplicable("the extra arguments are made for these parameters.")
+    alone = jax.tree.leaves(subject.jitted_steps[0][0])
     for hole in (optax.MaskedNode(), None):
         name = type(hole).__name__
         beside = lambda tree, hole=hole: (
             {**tree, "masked": hole} if isinstance(tree, dict) else (tree, hole)
         )
         params, grads = beside(subject.params), beside(subject.grads())
-        state = subject.tx.init(params)
-        updates, state = jax.jit(subject.step)(grads, state, params)
+        updates, _ = subject.jitted(grads, subject.tx.init(params), params)
         assert_same_structure(updates, grads, f"updates and gradients with {name} among them")
-        alone, _ = subject.run(1, jax.jit(subject.step))
-        same = jax.tree.leaves(updates), jax.tree.leaves(alone[0])
-        assert_same(*same, f"updates with and without {name} beside them", subject.tolerance)
+        what = f"updates with and without {name} beside them"
+        assert_same(jax.tree.leaves(updates), alone, what, subject.tolerance)
     return "MaskedNode and None stay what they are"
 
 
 def _checkpoint(subject: Subject) -> str:
-    step = jax.jit(subject.step)
-    state = subject.run(2, step)[1]
+    state = subject.jitted_steps[1][1]
     data = pickle.dumps([as_numpy(x) for x in jax.tree.leaves(state)])
     fresh, treedef = jax.tree.flatten(subject.tx.init(subject.params))
-    leaves = map(_like, pickle.loads(data), fresh)
-    restored = treedef.unflatten(leaves)
-    after = [step(subject.grads(2), s, subject.params) for s in (state, restored)]
-    assert_same(after[1], after[0], "steps from a state and from the same one restored", 0.0)
+    restored = treedef.unflatten(map(_like, pickle.loads(data), fresh))
+    after = [subject.jitted(subject.grads(2), s, subject.params) for s in (restored, state)]
+    assert_same(*after, "steps from a state restored and from the same one kept", 0.0)
     return f"{len(data)} bytes, and the next step equal to the bit"
 
 
