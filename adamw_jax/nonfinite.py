@@ -75,7 +75,8 @@ def skip_nonfinite(tx: optax.GradientTransformation, *, max_consecutive: Count =
         out, new = update_part(tx, shown, state.tx, params, extra)
         in_a_row = jnp.where(good, 0, count_up(state.in_a_row))
         skipped = jnp.where(good, state.skipped, count_up(state.skipped))
-        instead = jnp.where(in_a_row >= max_consecutive, jnp.nan, 0.0)
+        # A division, and not a constant NaN: checkify looks at operations.
+        instead = jnp.zeros((), float) / (in_a_row < max_consecutive).astype(float)
         out = jax.tree.map(lambda u: jnp.where(good, u, instead.astype(u.dtype)), out)
         kept = jax.tree.map(lambda x, old: jnp.where(good, x, old), new, state.tx)
         return out, SkipNonfiniteState(skipped, in_a_row, kept)

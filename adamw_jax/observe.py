@@ -185,6 +185,7 @@ def observe(tx: optax.GradientTransformation, *, every: Count = 1):
     def update(updates, state, params=None, **extra):
         if params is None:
             raise ValueError("observe: got no parameters. Call update(grads, state, params).")
+        parts(tx)  # builds every body here, lest a conditional keeps one for itself
         step = lambda g, own, p: update_part(tx, g, own, p, extra)
         due, old = state.count % every == 0, (state.overall, state.routes)
         if every == 1 or _is_heavy(step, updates, state.tx, params):

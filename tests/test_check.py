@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import zoo
 
 import adamw_jax as aj
 from adamw_jax.inspect.periodic import factories
@@ -31,7 +30,7 @@ EXTRA = {"sophia_h": {"obj_fn": loss}, "sophia_g": lambda params: {"logits_fn": 
 
 
 class Held(NamedTuple):
-    value: object
+    held: object
 
 
 def piece(init, update):
@@ -72,14 +71,14 @@ def grows_its_state():
 
 def drifts():
     def update(updates, state, params=None):
-        return updates, Held(state.value.astype(jnp.bfloat16))
+        return updates, Held(state.held.astype(jnp.bfloat16))
 
     return piece(lambda params: Held(ones()), update)
 
 
 def retraces():
     # A Python number is weakly typed, and no longer one after the first step.
-    update = lambda u, s, p=None: (u, Held(jnp.asarray(s.value + 1.0, jnp.float32)))
+    update = lambda u, s, p=None: (u, Held(jnp.asarray(s.held + 1.0, jnp.float32)))
     return piece(lambda params: Held(1.0), update)
 
 
@@ -143,16 +142,103 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "make"),
-    [
-        pytest.param(name, make, id=make.__name__)
-        for name, all_ in MISTAKES.items()
-        for make in all_
-    ],
-)
+PLANTED = [
+    pytest.param(name, make, id=f"{name}: {getattr(make, '__name__', '')}")
+    for name, makes in MISTAKES.items()
+    for make in makes
+]
+
+
+@pytest.mark.parametrize(("name", "make"), PLANTED)
 def test_a_mistake_breaks_its_property_and_no_other(name, make):
     with jax.numpy_dtype_promotion("standard"):
         report = aj.check(make(), PARAMS)
     assert report.failed == (name,), str(report)
     assert not report.ok
+    (verdict,) = (v for v in report.verdicts if v.name == name)
+    assert verdict.why.endswith((".", "'")) or verdict.why.startswith("raises"), verdict.why
+
+
+def test_most_properties_can_be_broken():
+    """What has no mistake of its own above follows from others: scan from jit, a
+    checkpoint from purity.  It is judged all the same."""
+    names = {prop.name for prop in PROPERTIES}
+    assert set(MISTAKES) <= names
+    assert names - set(MISTAKES) == {"scan", "checkpoint"}
+
+
+def test_what_rests_on_a_broken_property_is_not_judged():
+    report = aj.check(branches(), PARAMS)
+    verdicts = {v.name: v for v in report.verdicts}
+    assert verdicts["scan"].passed is None
+    assert verdicts["scan"].why == "not judged, since jit is broken"
+    assert verdicts["purity"].passed
+
+
+def test_verdicts_tell_the_value():
+    def why(make, name):
+        with jax.numpy_dtype_promotion("standard"):
+            return {v.name: v.why for v in aj.check(make(), PARAMS).verdicts}[name]
+
+    assert why(drifts, "state dtypes") == "'held' is float32 from init and bfloat16 after a step."
+    assert "traced 2 times: 'held' is weakly typed" in why(retraces, "one trace")
+    assert why(counts_in_python, "purity").startswith("two updates with the same arguments differ")
+    assert "the update of 'bias' is float32, its gradient bfloat16" in why(widens, "half precision")
+    assert "'bias' holds 3 elements that are not finite" in why(divides_by_zero, "zero gradients")
+    assert "same buffer twice" in why(keeps_the_parameters_themselves, "donation")
+
+
+# --- what keeps the contract -------------------------------------------------
+
+
+@pytest.mark.parametrize("name", factories())
+def test_every_optimizer_keeps_the_contract(name):
+    aj.assert_contract(factories()[name](0.1), PARAMS, extra=EXTRA.get(name))
+
+
+WRAPPED = {
+    "observe": aj.observe(aj.adamw(0.1), every=2),
+    "observe every": aj.observe(aj.muon(0.1)),
+    "probe": aj.chain(aj.probe("g", every=2), aj.scale(0.5)),
+    "skip_nonfinite": aj.skip_nonfinite(aj.adamw(0.1)),
+    "all": aj.skip_nonfinite(aj.observe(aj.chain(aj.probe("g"), aj.lion(0.1)), every=2)),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_telemetry_keeps_the_contract(name):
+    aj.assert_contract(WRAPPED[name], PARAMS)
+
+
+@pytest.mark.parametrize("params", [jnp.ones((2, 3)), [jnp.ones(2)]], ids=["array", "list"])
+def test_parameters_of_other_shapes(params):
+    assert aj.check(aj.adamw(0.1), params).ok
+
+
+def test_complex_parameters_have_no_half_precision():
+    params = {"w": jnp.ones(3, jnp.complex64)}
+    report = aj.check(aj.adam(0.1), params)
+    assert report.ok
+    verdict = next(v for v in report.verdicts if v.name == "half precision")
+    assert verdict == ("half precision", None, "some parameters are complex.")
+
+
+def test_optimizers_of_optax():
+    with jax.numpy_dtype_promotion("standard"):
+        assert aj.check(optax.sgd(0.1, 0.9), PARAMS).ok
+        # A float16 Adam of Optax adds an eps that is 0 in float16.
+        assert aj.check(optax.adam(0.1), PARAMS).failed in ((), ("half precision",))
+
+
+def test_the_table_and_the_assertion():
+    report = aj.check(aj.scale(0.5), PARAMS)
+    lines = str(report).splitlines()
+    assert len(lines) == len(PROPERTIES)
+    assert lines[0].split()[:3] == [
+        "runs",
+        "passed",
+        "three",
+    ]
+    assert aj.assert_contract(aj.scale(0.5), PARAMS) is None
+    with pytest.raises(AssertionError, match=r"breaks jit\.\n(.*\n)*jit +FAILED +raises Tracer"):
+        aj.assert_contract(branches(), PARAMS)

@@ -239,7 +239,8 @@ def _checkpoint(subject: Subject) -> str:
     fresh, treedef = jax.tree.flatten(subject.tx.init(subject.params))
     restored = treedef.unflatten(map(_like, pickle.loads(data), fresh))
     after = [subject.jitted(subject.grads(2), s, subject.params) for s in (restored, state)]
-    assert_same(*after, "steps from a state restored and from the same one kept", 0.0)
+    what = "steps from a state restored and from the same one kept"
+    assert_same(after[0], after[1], what, 0.0)
     return f"{len(data)} bytes, and the next step equal to the bit"
 
 
