@@ -71,12 +71,8 @@ def eigenbasis(decay: Decay, *, every: Count = 10, max_dim: Count = 10000):
         return EigenbasisState(count, squares(zeros, params), squares(jnp.eye, params))
 
     def update(updates, state, params=None):
-        def observe(g, gram, axis):
-            b = cast(decay, g)
-            return b * gram + (1 - b) * _gram(g, axis) if gram.size else gram
-
         grams = tuple(
-            jax.tree.map(lambda g, m, i=i: observe(g, m, i), updates, tree)
+            jax.tree.map(lambda g, m, i=i: _average(m, g, i, cast(decay, g)), updates, tree)
             for i, tree in enumerate(state.gram)
         )
         first = lambda m, q: jax.tree.map(_eigenvectors, m)
@@ -97,6 +93,14 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 def _gram(g, axis):
     rows = jnp.moveaxis(g, axis, 0).reshape(g.shape[axis], -1)
     return jnp.matmul(rows, rows.conj().T, precision=_HIGHEST)
+
+
+def _average(gram, g, axis, decay):
+    if not gram.size:
+        return gram
+    new = decay * gram + (1 - decay) * _gram(g, axis)
+    # Products that overflow say nothing of directions, and would stay for ever.
+    return jnp.where(jnp.all(jnp.isfinite(new)), new, gram)
 
 
 def _eigenvectors(gram):

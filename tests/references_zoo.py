@@ -45,6 +45,15 @@ def sophia(
     return theta - lr * (u + weight_decay * theta)
 
 
+def sophia_at(curvature, **defaults):
+    """The same at an exactly known curvature, whatever estimator it is told of."""
+
+    def reference(theta, grads, estimator=None, **rest):
+        return sophia(theta, grads, curvature=curvature, **defaults | rest)
+
+    return reference
+
+
 def newton_schulz(q, rows, norm_factor=1.0, eps=1e-7):
     x = q / (norm_factor * np.linalg.norm(q) + eps)
     x = x.T if q.shape[0] > q.shape[1] else x

@@ -1,6 +1,7 @@
 """What several test modules do: run an optimizer over gradients, look at a state."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -65,3 +66,31 @@ def assert_equal(tree, other):
         x, y = np.asarray(x), np.asarray(y)
         assert x.dtype == y.dtype
         np.testing.assert_array_equal(x, y, strict=True)
+
+
+# Extra arguments for the optimizers that ask for functions.
+
+
+def cubic(params):
+    """1000 sum x^3 / 6, whose Hessian is diagonal and holds 1000 times the parameters."""
+    return {
+        "obj_fn": lambda p: sum(
+            (jnp.sum(x * x * x * (1000 / 6)).astype(float) for x in jax.tree.leaves(p)),
+            jnp.zeros(()),
+        )
+    }
+
+
+def even_odds(params):
+    """A classifier of two classes that never prefers one, with one row an element.
+
+    Its logits are 0, with derivative 30 x in the one and -30 x in the other class, so
+    the sampled labels only choose signs and the estimate is exact: 900 x^2 / B."""
+
+    def logits(p):
+        rows = [jnp.ravel(x).astype(float) for x in jax.tree.leaves(p)]
+        x = jnp.concatenate([jnp.zeros(0), *rows])
+        still = jax.lax.stop_gradient(x)
+        return (30 * (x - still) * still)[:, None] * jnp.asarray([1.0, -1.0])
+
+    return {"logits_fn": logits}

@@ -39,7 +39,7 @@ def assert_close(tree, other):
 # --- Optax -------------------------------------------------------------------
 
 
-@zoo.rows()
+@zoo.rows(alike=False)
 def test_in_optax_chain(row):
     params, grads = problem(row)
     tx = optax.chain(optax.scale(2.0), row.tx())
@@ -47,7 +47,7 @@ def test_in_optax_chain(row):
     assert_equal(walk(tx, params, grads, row.extra), walk(row.tx(), params, doubled, row.extra))
 
 
-@zoo.rows("leafwise")
+@zoo.rows("leafwise", alike=False)
 def test_in_optax_partition_and_masked(row):
     """The optimizer on one leaf only, beside another one or beside none."""
     params, grads = problem(row)
@@ -64,7 +64,7 @@ def test_in_optax_partition_and_masked(row):
         assert_equal([p["b"] for p in path], sgd)
 
 
-@zoo.rows("inject")
+@zoo.rows("inject", alike=False)
 def test_in_optax_inject_hyperparams(row):
     """The rate can be read from the state, and changed there between two steps."""
     params, grads = problem(row)
@@ -84,7 +84,7 @@ def test_in_optax_inject_hyperparams(row):
     assert_close(params, halved(params_plain, state_plain, grads[0])[0])
 
 
-@zoo.rows()
+@zoo.rows(alike=False)
 def test_in_optax_multi_steps(row):
     """Every second step moves, by the mean gradient."""
     params, grads = problem(row)
@@ -95,7 +95,7 @@ def test_in_optax_multi_steps(row):
     assert_close(path, [params, expected[0], expected[0], expected[1]])
 
 
-@zoo.rows()
+@zoo.rows(alike=False)
 def test_in_optax_apply_if_finite(row):
     """A NaN leaves parameters and state as if the step had not been."""
     params, grads = problem(row)
@@ -132,7 +132,7 @@ def test_scan_jit_and_donation(row):
     assert_close(params, expected)
 
 
-@zoo.rows("vmap")
+@zoo.rows("vmap", alike=False)
 def test_vmap_over_problems(row):
     """A batch of parameters, each with gradients and a state of its own."""
     params, grads = problem(row)
@@ -166,7 +166,7 @@ def test_init_without_memory(row):
     )
 
 
-@zoo.rows()
+@zoo.rows(alike=False)
 def test_on_a_mesh(row):
     """Parameters sharded over an axis: under jit, and each device on its own in shard_map."""
     params, grads = problem(row, steps=2)
@@ -187,7 +187,7 @@ def test_on_a_mesh(row):
     assert_close(jax.jit(mapped)(params, *grads), expected)
 
 
-@zoo.rows()
+@zoo.rows(alike=False)
 def test_threads(row):
     """Eight threads, each with its own problem and one optimizer between them."""
     params, grads = problem(row)
@@ -244,7 +244,7 @@ def nnx_walk(tx, steps, xs, ys, extra=lambda params: {}):
     return before, grads, plain(nnx.state(model, nnx.Param))
 
 
-@zoo.rows()
+@zoo.rows(alike=False)
 def test_in_nnx_optimizer(row):
     before, grads, after = nnx_walk(row.tx(), 3, *features(row), row.extra)
     assert_close(after, walk(row.tx(), before, grads, row.extra)[-1])
@@ -304,7 +304,7 @@ class ForwardingState(TrainState):
         return self.replace(step=self.step + 1, params=params, opt_state=opt_state)
 
 
-@zoo.rows()
+@zoo.rows(alike=False)
 def test_in_linen_train_state(row):
     xs, ys = features(row)
     net = LinenNet()

@@ -103,7 +103,7 @@ def test_the_precision_of_the_slots_can_be_chosen_inside_an_optimizer():
     assert state["direction"]["denominator"]["moment"].second_moment.dtype == jnp.float32
 
 
-@zoo.rows()
+@zoo.rows(alike=False)
 def test_a_tree_of_many_dtypes(row, x64):
     """Each leaf in its own; nothing is promoted from one leaf to the next."""
     params = {
@@ -128,6 +128,7 @@ def test_gradients_in_another_dtype_than_the_parameters(row):
 # --- zeros -------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "complex64"], indirect=True)
 @zoo.rows("zero")
 def test_nothing_comes_of_nothing(row, dtype):
     if dtype == "complex64" and "complex" in row.skips:
@@ -177,7 +178,7 @@ def test_derivatives_at_a_zero_gradient_are_finite(row, kind):
 # --- trees -------------------------------------------------------------------
 
 
-@zoo.rows()
+@zoo.rows(alike=False)
 def test_leaves_that_are_not_there(row):
     """None and MaskedNode hold no array, and stay what they are."""
     w = jnp.full(row.shape, 0.5)
@@ -189,7 +190,7 @@ def test_leaves_that_are_not_there(row):
     assert_equal(updates, {**expected, "none": None, "masked": optax.MaskedNode()})
 
 
-@zoo.rows()
+@zoo.rows(alike=False)
 @pytest.mark.parametrize("tree", [{}, (), {"a": {}, "b": None}], ids=["dict", "tuple", "nested"])
 def test_trees_without_leaves(row, tree):
     tx = row.tx()
@@ -199,7 +200,7 @@ def test_trees_without_leaves(row, tree):
     assert avals(new) == avals(state)
 
 
-@zoo.rows()
+@zoo.rows(alike=False)
 def test_leaves_without_elements_or_axes(row):
     params = {"empty": jnp.ones((0, 3)), "scalar": jnp.ones(()), "w": jnp.ones(row.shape)}
     tx = row.tx()
@@ -262,6 +263,15 @@ def test_a_spike_passes(row):
     """A gradient of 1e20, whose square float32 cannot hold: everything stays finite."""
     params = [jnp.ones(2)] * 50
     updates, state = updates_of(row, params, spiked(50))
+    chex.assert_tree_all_finite((updates, floats(state)))
+
+
+@zoo.rows(alike=False)
+def test_a_spike_passes_in_a_matrix(row):
+    """Also where matrices are multiplied and sums taken over them."""
+    grads = np.random.default_rng(0).normal(size=(15, *row.shape)).astype(np.float32)
+    grads[3, 0, 0] = 1e20
+    updates, state = updates_of(row, [jnp.ones(row.shape)] * 15, grads)
     chex.assert_tree_all_finite((updates, floats(state)))
 
 

@@ -10,14 +10,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import counterparts
-import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 import references
 import references_zoo
-from support import GRADIENTS, nothing
+from support import GRADIENTS, cubic, even_odds, nothing
 
 import adamw_jax as aj
 
@@ -56,6 +54,8 @@ class Row:
         worked example, at learning rate 0.1 unless the settings say otherwise,
         from the specification's table of golden scalars; None where it has none.
       golden_gradients: other gradients than the worked example's.
+      like: another row, made of the same kinds of pieces; wrappers, which only see
+        a state pass by, are tested with that one alone.
       settings: arguments that make this row what it is, always given.
       learning_rate: the size of step at which the tests run.
       shape: shape of the parameter in the tests against the reference.
@@ -70,6 +70,7 @@ class Row:
     optax: Callable[..., optax.GradientTransformation] | str
     others: Mapping[str, float]
     golden: tuple[dict[str, float], str] | None
+    like: str | None = None
     golden_gradients: tuple[float, ...] = GRADIENTS
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     learning_rate: float = 0.1
@@ -100,39 +101,6 @@ class Row:
         return self.reference(
             theta, grads, learning_rate=rate, **{**self.settings, **hyperparameters}
         )
-
-
-def cubic(params):
-    """sum of x^3 / 6, whose Hessian is diagonal and holds the parameters themselves."""
-    return {
-        "obj_fn": lambda p: sum(
-            (jnp.sum(x * x * x / 6).astype(float) for x in jax.tree.leaves(p)), jnp.zeros(())
-        )
-    }
-
-
-def even_odds(params):
-    """A classifier of two classes that never prefers one, with one row an element.
-
-    Its logits are 0, with derivative x in the one and -x in the other class, so
-    the sampled labels only choose signs and the estimate is exact: x^2 / B."""
-
-    def logits(p):
-        rows = [jnp.ravel(x).astype(float) for x in jax.tree.leaves(p)]
-        x = jnp.concatenate([jnp.zeros(0), *rows])
-        still = jax.lax.stop_gradient(x)
-        return ((x - still) * still)[:, None] * jnp.asarray([1.0, -1.0])
-
-    return {"logits_fn": logits}
-
-
-def sophia(curvature, **defaults):
-    """The reference at an exactly known curvature, whatever the estimator."""
-
-    def reference(theta, grads, estimator=None, **rest):
-        return references_zoo.sophia(theta, grads, curvature=curvature, **defaults | rest)
-
-    return reference
 
 
 ADAM = {"b1": 0.8, "b2": 0.95, "eps": 1e-3}
@@ -166,6 +134,7 @@ ROWS = [
     ),
     Row(
         name="heavy_ball",
+        like="momentum",
         make=aj.heavy_ball,
         reference=references.heavy_ball,
         optax=lambda learning_rate, momentum=0.9: optax.sgd(learning_rate, momentum),
@@ -174,6 +143,7 @@ ROWS = [
     ),
     Row(
         name="nesterov",
+        like="momentum",
         make=aj.nesterov,
         reference=references.nesterov,
         optax=lambda learning_rate, momentum=0.9: optax.sgd(learning_rate, momentum, nesterov=True),
@@ -204,6 +174,7 @@ ROWS = [
     ),
     Row(
         name="adam",
+        like="adamw",
         make=aj.adam,
         reference=references.adam,
         optax=optax.adam,
@@ -212,6 +183,7 @@ ROWS = [
     ),
     Row(
         name="adam_l2",
+        like="adamw",
         make=aj.adam_l2,
         reference=references.adam_l2,
         optax=lambda learning_rate, weight_decay=1e-2, **rest: optax.chain(
@@ -251,6 +223,7 @@ ROWS = [
     ),
     Row(
         name="signum",
+        like="momentum",
         make=aj.signum,
         reference=references_zoo.signum,
         optax=counterparts.decayed(counterparts.sign_of_average),
@@ -263,6 +236,7 @@ ROWS = [
     ),
     Row(
         name="lion",
+        like="momentum",
         make=aj.lion,
         reference=references_zoo.lion,
         optax=optax.lion,
@@ -281,7 +255,7 @@ ROWS = [
         make=aj.sophia_h,
         settings={"estimator": aj.hutchinson(distribution="rademacher")},  # exact on `cubic`
         extra=cubic,
-        reference=sophia(lambda theta, t: theta),
+        reference=references_zoo.sophia_at(lambda theta, t: 1000 * theta),
         optax="Optax corrects the momentum and refreshes after use; see test_dialects.py",
         others=SOPHIA,
         golden=None,  # with a given curvature: see test_dialects.py
@@ -294,7 +268,9 @@ ROWS = [
         name="sophia_g",
         make=aj.sophia_g,
         extra=even_odds,
-        reference=sophia(lambda theta, t: theta**2 / theta.size, gamma=0.05),
+        reference=references_zoo.sophia_at(
+            lambda theta, t: 900 * theta**2 / theta.size, gamma=0.05
+        ),
         optax="Optax has no Gauss-Newton-Bartlett estimator",
         others=SOPHIA,
         golden=None,
@@ -319,6 +295,7 @@ ROWS = [
     ),
     Row(
         name="laprop",
+        like="adamw",
         make=aj.laprop,
         reference=references_zoo.laprop,
         optax="Optax has none",
@@ -330,6 +307,7 @@ ROWS = [
     ),
     Row(
         name="amsgrad",
+        like="adamw",
         make=aj.amsgrad,
         reference=references_zoo.amsgrad,
         optax="Optax takes the maximum of the corrected v; see test_dialects.py",
@@ -340,6 +318,7 @@ ROWS = [
     ),
     Row(
         name="nadamw",
+        like="adamw",
         make=aj.nadamw,
         reference=references_zoo.nadamw,
         optax=counterparts.decayed(lambda **rest: optax.scale_by_adam(nesterov=True, **rest)),
@@ -351,6 +330,7 @@ ROWS = [
     ),
     Row(
         name="radam",
+        like="adamw",
         make=aj.radam,
         reference=references_zoo.radam,
         optax=counterparts.decayed(optax.scale_by_radam),
@@ -394,6 +374,7 @@ ROWS = [
     ),
     Row(
         name="ademamix",
+        like="adamw",
         make=aj.ademamix,
         reference=references_zoo.ademamix,
         optax=optax.contrib.ademamix,
@@ -486,6 +467,7 @@ ROWS = [
     ),
     Row(
         name="mars",
+        like="adamw",
         make=aj.mars,
         reference=references_zoo.mars,
         optax="Optax has none",
@@ -505,8 +487,10 @@ ROWS = [
 ]
 
 
-def rows(prop: str | None = None):
-    """Parametrises a test over the table, less the rows that opt out of a property."""
+def rows(prop: str | None = None, *, alike: bool = True):
+    """Parametrises a test over the table, less the rows that opt out of a property.
+
+    With `alike=False` also less those that are like another."""
     assert prop is None or prop in PROPERTIES
     return pytest.mark.parametrize(
         "row",
@@ -517,5 +501,6 @@ def rows(prop: str | None = None):
                 marks=[pytest.mark.skip(reason=row.skips[prop])] if prop in row.skips else [],
             )
             for row in ROWS
+            if alike or row.like is None
         ],
     )
