@@ -23,7 +23,7 @@ def all_finite(tree: Any) -> jax.Array:
     """Whether every element is finite, one bool for the whole tree.
 
     On a sharded mesh the reduction spans all shards, so every device decides
-    alike."""
+    alike.  It is a conjunction: a maximum taken across devices may lose a NaN."""
     flags = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]
     return functools.reduce(jnp.logical_and, flags, jnp.asarray(True))
 

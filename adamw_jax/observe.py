@@ -74,15 +74,24 @@ def _learning_rate(state: Any) -> Any:
 
 
 def _table(g: Any, u: Any, p: Any) -> jax.Array:
-    """One row a leaf: Σ|g|², Σ|u|², Σ|θ|², Σ g u, and whether the first two are not finite.
-
-    Sums alone, which need no memory where XLA fuses what they add up."""
-    square = lambda x: scalar(jnp.sum(abs_squared(x)))
-    product = lambda g, u: scalar(jnp.sum(jnp.real(jnp.conj(g) * cast(u, g))))
+    """One row a leaf: Σ|g|², Σ|u|², Σ|θ|², Σ g u, and whether the first two are not finite."""
     leaves = zip(*map(jax.tree.leaves, (g, u, p)), strict=True)
-    rows = [jnp.stack([square(g), square(u), square(p), product(g, u)]) for g, u, p in leaves]
+    rows = [jnp.stack(_sums(g, u, p)) for g, u, p in leaves]
     sums = jnp.stack(rows) if rows else jnp.zeros((0, 4), float)
     return jnp.concatenate([sums, scalar(~jnp.isfinite(sums[:, :2]))], axis=1)
+
+
+def _sums(g: jax.Array, u: jax.Array, p: jax.Array) -> list[jax.Array]:
+    """Σ|g|², Σ|u|², Σ|θ|² and Σ g u.
+
+    The two with u in one pass, so that XLA makes u as it adds up and never
+    stores it."""
+    terms = abs_squared(u), jnp.real(jnp.conj(g) * cast(u, g)).astype(abs_squared(u).dtype)
+    start = tuple(jnp.zeros((), x.dtype) for x in terms)
+    add = lambda x, y: (x[0] + y[0], x[1] + y[1])
+    by_row = jax.lax.reduce(terms, start, add, (u.ndim - 1,) if u.ndim else ())
+    uu, gu = map(jnp.sum, by_row)
+    return [scalar(x) for x in (jnp.sum(abs_squared(g)), uu, jnp.sum(abs_squared(p)), gu)]
 
 
 def _readings(table: jax.Array, size: int, state: Any, max_norm: Any) -> Readings:
@@ -126,7 +135,8 @@ def _after(readings: Readings, tree: Any) -> Any:
     the old state and parameters before it overwrites them in place, and need
     not copy them first."""
     negative = readings.grad_rms < 0
-    return jax.tree.map(lambda x: jnp.where(negative, 0, x), tree)
+    leaf = lambda x: jnp.where(negative, jnp.zeros_like(x), x) if jnp.ndim(x) else x
+    return jax.tree.map(leaf, tree)
 
 
 def _is_heavy(step: Any, *operands: Any) -> bool:
@@ -152,10 +162,12 @@ def observe(tx: optax.GradientTransformation, *, every: Count = 1):
     * `clip_factor`, by which `clip_by_global_norm` multiplied the gradient (1
       if it did not clip), where that is the first thing `tx` does.
 
-    Between two measurements nothing is computed and nothing is copied.  For
-    that a measurement makes the step a second time and reads it there; if the
-    step multiplies matrices (Muon, SOAP, Sophia) it reads the step itself.
-    Under `vmap` a conditional is a select, and every step is measured.
+    Between two measurements nothing is computed or copied, but all gradients
+    are there at once, as for a global norm.  To that end a measurement makes
+    the step a second time and reads it there; if the step multiplies matrices
+    (Muon, SOAP, Sophia) it reads the step itself.  Under `vmap` a conditional
+    is a select, and every step is measured.  `benchmarks/telemetry.py` says
+    what it costs.
 
     Args:
       tx: the optimizer.
@@ -192,12 +204,12 @@ def observe(tx: optax.GradientTransformation, *, every: Count = 1):
             out, new = step(updates, state.tx, params)
             measure = lambda g, u, p, own: _measure(tx, g, u, p, own)
             readings = when_due(due, every, measure, old, updates, out, params, new)
-            out = _after(readings[0], out)
         else:
             again = lambda g, own, p: _measure(tx, g, *_with(p, step(g, own, p)))
             readings = when_due(due, every, again, old, updates, state.tx, params)
-            out, new = step(_after(readings[0], updates), state.tx, params)
+            out, new = step(updates, _after(readings[0], state.tx), params)
         overall, by_route = readings
+        out = _after(overall, out)
         return out, ObserveState(count_up(state.count), overall, by_route, new)
 
     return optax.GradientTransformationExtraArgs(init, update)

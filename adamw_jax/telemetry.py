@@ -62,19 +62,18 @@ def scalar(x: jax.Array) -> jax.Array:
     return x.astype(float)
 
 
-def nonfinite(x: jax.Array) -> jax.Array:
-    return scalar(jnp.sum(~jnp.isfinite(x)))
-
-
 def _statistics(tree: Any) -> Statistics:
     leaves = jax.tree.leaves(tree)
     size = max(sum(x.size for x in leaves), 1)
-    total = lambda f: functools.reduce(jnp.add, (scalar(f(x)) for x in leaves), zero())
-    largest = [scalar(jnp.max(jnp.abs(x), initial=0)) for x in leaves]
+    squares = [scalar(jnp.sum(abs_squared(x))) for x in leaves]
+    total = functools.reduce(jnp.add, squares, zero())
+    largest = (scalar(jnp.max(jnp.abs(x), initial=0)) for x in leaves)
+    bad = (scalar(~jnp.isfinite(x)) for x in squares)
     return Statistics(
-        rms=safe_sqrt(total(lambda x: jnp.sum(abs_squared(x))) / size),
-        largest=functools.reduce(jnp.maximum, largest, zero()),
-        nonfinite=total(nonfinite),
+        rms=safe_sqrt(total / size),
+        # Of a sharded array a maximum may lose a NaN, a sum never does.
+        largest=jnp.where(jnp.isnan(total), total, functools.reduce(jnp.maximum, largest, zero())),
+        nonfinite=functools.reduce(jnp.add, bad, zero()),
     )
 
 
@@ -87,10 +86,11 @@ def when_due(due: jax.Array, every: int, measure: Any, old: Any, *operands: Any)
 
 @transformation(equation="u", traits=("linear",))
 def probe(name: str, every: Count = 1):
-    """u -> u, and keeps statistics of u: RMS, largest magnitude, number of non-finite elements.
+    """u -> u, and keeps statistics of u: RMS, largest magnitude, number of non-finite arrays.
 
     Read them with `metrics(state)`, as "<name>/rms", "<name>/largest" and
-    "<name>/nonfinite".  Between two measurements it costs nothing where u is
+    "<name>/nonfinite" (an element is not finite, or too large to be squared).
+    Between two measurements it costs nothing where u is
     an array anyway (a gradient); in the midst of arithmetic that XLA fuses, u
     has to be written to memory for it.
 

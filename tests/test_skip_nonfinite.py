@@ -134,9 +134,9 @@ rng = np.random.default_rng(0)
 draw = lambda: {"w": jnp.asarray(rng.normal(size=(16, 4)), jnp.float32),
                 "b": jnp.asarray(rng.normal(size=8), jnp.float32)}
 params, grads = draw(), [draw() for _ in range(6)]
-for i in (1, 4):
+for i in (1, 5):
     grads[i]["w"] = grads[i]["w"].at[5, 1].set(jnp.nan)  # on the third device alone
-tx = aj.skip_nonfinite(aj.observe(aj.adamw(0.1), every=2))
+tx = aj.chain(aj.probe("g"), aj.skip_nonfinite(aj.observe(aj.adamw(0.1), every=2)))
 
 @jax.jit
 def step(params, state, g):
@@ -153,7 +153,9 @@ def run(place):
 plain = run(lambda tree: tree)
 sharded = run(lambda tree: jax.device_put(tree, NamedSharding(mesh, P("data"))))
 assert len(sharded[0]["w"].sharding.device_set) == 8
-assert sharded[1].skipped == 2 and sharded[1].in_a_row == 0
+found = aj.metrics(sharded[1])
+assert found["skipped"] == 2 and found["skipped_in_a_row"] == 1
+assert found["g/nonfinite"] == 1 and np.isnan(found["g/largest"])
 same = lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
 jax.tree.map(same, plain, sharded)
 print("same")

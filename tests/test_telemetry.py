@@ -58,12 +58,13 @@ def test_probe_measures_what_passes():
     assert read(state) == pytest.approx(expected)
 
 
-def test_probe_counts_what_is_not_finite():
+def test_probe_counts_arrays_that_are_not_finite():
     tx = aj.probe("g")
-    u = jnp.array([jnp.nan, jnp.inf, -jnp.inf, 1.0])
+    u = {"a": jnp.array([jnp.nan, 1.0]), "b": jnp.array([jnp.inf, -jnp.inf]), "c": jnp.ones(2)}
     found = read(tx.update(u, tx.init(u))[1])
-    assert found["g/nonfinite"] == 3
+    assert found["g/nonfinite"] == 2
     assert np.isnan(found["g/rms"])
+    assert np.isnan(found["g/largest"])
 
 
 def test_probe_measures_every_so_often():
