@@ -22,6 +22,7 @@ lint: .venv/has-test
 
 bench: .venv/has-examples
 	@.venv/bin/python -m benchmarks
+	@.venv/bin/python -m benchmarks.zoo
 
 readme: .venv/has-examples
 	@.venv/bin/python docs/tables.py
