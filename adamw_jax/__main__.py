@@ -65,13 +65,15 @@ def _parameters(text: str):
         path, colon, shape = entry.strip().partition(":")
         *folders, leaf = path.split("/")
         sizes = shape.split("x") if shape else []
-        if not (path and colon) or not all(size.isdigit() for size in sizes):
+        if not (leaf and colon) or not all(size.isdigit() for size in sizes):
             raise UsageError(f"--params: {entry!r} is not path:shape, such as up/kernel:64x256.")
         inside = tree
         for folder in folders:
             inside = inside.setdefault(folder, {})
             if not isinstance(inside, dict):
                 raise UsageError(f"--params: {entry!r} lies below another parameter.")
+        if leaf in inside:
+            raise UsageError(f"--params: {entry!r} is there already. Name each parameter once.")
         inside[leaf] = jax.ShapeDtypeStruct(tuple(map(int, sizes)), jnp.float32)
     return tree
 
@@ -113,7 +115,8 @@ COMMANDS: dict[str, tuple[Callable, int]] = {
 }
 
 
-def _run(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str]) -> int:
+    """Carries out one command; the exit code."""
     name, *texts = arguments[1:] or ("",)
     if name not in COMMANDS:
         wrong = f"adamw-jax: there is no command {name!r}." if name else ""
@@ -121,9 +124,9 @@ def _run(arguments: Sequence[str]) -> int:
         return 2
     command, count = COMMANDS[name]
     if len(texts) != count:
-        plural = "" if count == 1 else "s"
+        wanted = ("no expression", "1 expression", "2 expressions")[count]
         print(
-            f"adamw-jax: {name} takes {count} expression{plural}, not {len(texts)}. "
+            f"adamw-jax: {name} takes {wanted}, not {len(texts)}. "
             "Put each in quotes; adamw-jax --help shows examples.",
             file=sys.stderr,
         )
@@ -137,7 +140,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """The console script."""
-    app.run(_run)
+    app.run(run)
 
 
 if __name__ == "__main__":

@@ -111,7 +111,20 @@ def _readings(table: jax.Array, size: int, state: Any, max_norm: Any) -> Reading
         update_nonfinite=bad_u,
         learning_rate=_learning_rate(state),
         clip_factor=factor,
+        clip_fraction=None if factor is None else scalar(factor < 1),
     )
+
+
+def _averaged(new: Any, old: Any, measured: jax.Array) -> Any:
+    """The new readings, their clip fractions averaged with those of `measured` steps before."""
+
+    def fold(new: Readings, old: Readings) -> Readings:
+        if new.clip_fraction is None:
+            return new
+        change = (new.clip_fraction - old.clip_fraction) / scalar(measured + 1)
+        return new._replace(clip_fraction=old.clip_fraction + change)
+
+    return jax.tree.map(fold, new, old, is_leaf=lambda x: isinstance(x, Readings))
 
 
 def _measure(tx: Transformation, g: Any, u: Any, p: Any, state: Any) -> tuple[Readings, dict]:
@@ -160,7 +173,8 @@ def observe(tx: optax.GradientTransformation, *, every: Count = 1):
       not finite (or too large to be squared);
     * `learning_rate`, the one applied, where there is exactly one;
     * `clip_factor`, by which `clip_by_global_norm` multiplied the gradient (1
-      if it did not clip), where that is the first thing `tx` does.
+      if it did not clip), and `clip_fraction`, the fraction of all measured
+      steps in which it did, where that is the first thing `tx` does.
 
     Between two measurements nothing is computed or copied, but all gradients
     are there at once, as for a global norm.  To that end a measurement makes
@@ -200,12 +214,13 @@ def observe(tx: optax.GradientTransformation, *, every: Count = 1):
         parts(tx)  # builds every body here, lest a conditional keeps one for itself
         step = lambda g, own, p: update_part(tx, g, own, p, extra)
         due, old = state.count % every == 0, (state.overall, state.routes)
+        average = lambda new: _averaged(new, old, state.count // every)
         if every == 1 or _is_heavy(step, updates, state.tx, params):
             out, new = step(updates, state.tx, params)
-            measure = lambda g, u, p, own: _measure(tx, g, u, p, own)
+            measure = lambda g, u, p, own: average(_measure(tx, g, u, p, own))
             readings = when_due(due, every, measure, old, updates, out, params, new)
         else:
-            again = lambda g, own, p: _measure(tx, g, *_with(p, step(g, own, p)))
+            again = lambda g, own, p: average(_measure(tx, g, *_with(p, step(g, own, p))))
             readings = when_due(due, every, again, old, updates, state.tx, params)
             out, new = step(updates, _after(readings[0], state.tx), params)
         overall, by_route = readings

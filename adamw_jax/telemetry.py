@@ -45,6 +45,7 @@ class Readings(NamedTuple):
     update_nonfinite: jax.Array
     learning_rate: jax.Array | None  # None where there is no such thing
     clip_factor: jax.Array | None
+    clip_fraction: jax.Array | None
 
 
 class ObserveState(NamedTuple):

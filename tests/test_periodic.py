@@ -1,10 +1,7 @@
 """The periodic table: made from the code, complete, and printed without a fuss."""
 
-import configparser
 import importlib
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -117,61 +114,3 @@ def test_the_page_is_up_to_date():
     tables = runpy.run_path(str(ROOT / "docs" / "tables.py"))
     page = ROOT / "docs" / "optimizers.md"
     assert tables["block"](page, "optimizers") == periodic.markdown().strip()
-
-
-def shell(*arguments, columns="80"):
-    environment = {"PATH": "/usr/bin:/bin", "JAX_PLATFORMS": "cpu", "COLUMNS": columns}
-    return subprocess.run(
-        [sys.executable, "-m", "adamw_jax", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=environment | {"PYTHONIOENCODING": "utf-8"},
-    )
-
-
-def test_list():
-    """In 80 columns every name and every number is whole."""
-    run = shell("list")
-    assert run.returncode == 0, run.stderr
-    lines = run.stdout.splitlines()
-    assert max(map(len, lines)) <= 80
-    for name, row in ROWS.items():
-        (line,) = (line for line in lines if line.startswith(f"  {name} "))
-        assert line.split()[-1] == f"{row.bytes:.1f}"
-        assert row.decay in line
-
-
-def test_list_markdown():
-    run = shell("list", "--markdown")
-    assert run.returncode == 0, run.stderr
-    assert run.stdout == periodic.markdown()
-
-
-@pytest.mark.parametrize("arguments", [["lits"], ["list", "all"]], ids=" ".join)
-def test_a_wrong_command_is_told_so(arguments):
-    run = shell(*arguments)
-    assert run.returncode == 2
-    assert run.stdout == ""
-    first, *usage = run.stderr.splitlines()
-    assert first == f"adamw-jax: there is no command {' '.join(arguments)!r}."
-    assert "Traceback" not in run.stderr
-    assert any(line.startswith("adamw-jax list ") for line in usage)
-
-
-def test_no_command():
-    run = shell()
-    assert run.returncode == 2
-    assert "adamw-jax list" in run.stderr
-    assert "there is no" not in run.stderr
-
-
-def test_the_console_script():
-    setup = configparser.ConfigParser()
-    setup.read(ROOT / "setup.cfg", encoding="utf-8")
-    scripts = setup["options.entry_points"]["console_scripts"].split("\n")
-    (script,) = filter(None, scripts)
-    name, _, target = script.partition(" = ")
-    module, _, function = target.partition(":")
-    assert name == "adamw-jax"
-    assert callable(getattr(importlib.import_module(module), function))

@@ -467,6 +467,52 @@ CASES = [
         params=0.0,
         extra={"logits_fn": lambda p: jnp.stack([p, 0 * p], axis=-1)},
     ),
+    # watching: state is what was measured.  RMS of (6, -8) is √50, of (0, 2) √2
+    Case(
+        "probe",
+        aj.chain(aj.scale(2.0), aj.probe("twice")),
+        ([3.0, -4.0], [0.0, 1.0]),
+        ([6.0, -8.0], [0.0, 2.0]),
+        (2, 2**0.5, 2.0, 0.0),
+    ),
+    Case(
+        "probe every other time",
+        aj.probe("u", every=2),
+        ([6.0, -8.0], [0.0, 2.0]),
+        ([6.0, -8.0], [0.0, 2.0]),
+        (2, 50**0.5, 8.0, 0.0),
+    ),
+    # the last: RMS of gradient, update and parameters √5, √5/2 and 10; the cosine is -1
+    Case(
+        "observe",
+        aj.observe(aj.sgd(0.5)),
+        ([6.0, -8.0], [1.0, 3.0]),
+        ([-3.0, 4.0], [-0.5, -1.5]),
+        (2, 5**0.5, 5**0.5 / 2, 10.0, 5**0.5 / 20, -1.0, 0.0, 0.0, 0.5, 2, 0.5),
+    ),
+    # a clip to 5: the first gradient is halved, the second is not; no learning rate is known
+    Case(
+        "observe a clip",
+        aj.observe(aj.clip_by_global_norm(5.0)),
+        ([6.0, -8.0], [3.0, 4.0]),
+        ([3.0, -4.0], [3.0, 4.0]),
+        (2, 12.5**0.5, 12.5**0.5, 10.0, 12.5**0.5 / 10, 1.0, 0.0, 0.0, 1.0, 0.5),
+    ),
+    # the second step did not happen: m = 0.25 * 4, and 0.75 * 1 + 0.25 * -8
+    Case(
+        "skip nonfinite",
+        aj.skip_nonfinite(aj.scale_by_momentum(0.75)),
+        (4.0, np.nan, -8.0, np.inf, -np.inf),
+        (1.0, 0.0, -1.25, 0.0, 0.0),
+        (3, 2, -1.25),
+    ),
+    Case(
+        "skip nonfinite, then give up",
+        aj.skip_nonfinite(aj.scale_by_momentum(0.75), max_consecutive=2),
+        (4.0, np.nan, np.inf, -8.0),
+        (1.0, 0.0, np.nan, -1.25),
+        (2, 0, -1.25),
+    ),
     # averages over time.  The parameters stay 10 here, whatever the update is.
     # z = 10 - 2, all of the average;  z = 8 + 4, half of it
     Case(
@@ -606,6 +652,7 @@ READERS = {
     aj.hutchinson,
     aj.proximal_decay,
     aj.scale_by_parameter_rms,
+    aj.observe,
     aj.schedule_free,
     aj.shrink,
     aj.shrink_after,

@@ -202,6 +202,23 @@ def test_the_clip_factor():
         assert read(watched.update(g, watched.init(g), g)[1]).get("clip_factor") == factor
 
 
+@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("inner", ["adamw", "muon"])  # measured again, and as the step is made
+def test_the_clip_fraction_is_that_of_the_measured_steps(every, inner):
+    optimizer = {"adamw": aj.adamw(0.1), "muon": aj.muon(0.1)}[inner]
+    tx = aj.observe(aj.chain(aj.clip_by_global_norm(1.0), optimizer), every=every)
+    params = jnp.ones((2, 2))
+    state, update = tx.init(params), jax.jit(tx.update)
+    clipped, fractions = [], []
+    for size in (3.0, 4.0, 0.1, 5.0, 0.2, 6.0, 0.3):
+        _, state = update(jnp.full((2, 2), size), state, params)
+        clipped.append(size > 0.5)  # the norm of four equal elements is twice as large
+        measured = clipped[::every]
+        fractions.append((read(state)["clip_fraction"], sum(measured) / len(measured)))
+    found, expected = zip(*fractions, strict=True)
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
 def test_nonfinite_arrays_are_counted():
     params = {"a": jnp.ones(3), "b": jnp.ones(3), "c": jnp.full(3, 1e15)}
     grads = {"a": jnp.array([jnp.nan, 1, 1]), "b": jnp.array([1, 1, jnp.inf]), "c": params["c"]}
