@@ -5,6 +5,7 @@ A block of a page is what stands between `<!-- name -->` and `<!-- /name -->`.
 * `demo` of README.md: the table that `make demo` left in out/ablation.md, if there is one.
 * `benchmarks` of README.md: docs/benchmarks.md, which `make bench` writes.
 * `expressions` of docs/algebra.md: every optimizer, written out in pieces.
+* `telemetry` of docs/insight.md: docs/benchmarks_telemetry.md, of `python -m benchmarks.telemetry`.
 * `optimizers` of docs/optimizers.md: every optimizer by its parts, as `adamw-jax list` has it.
 """
 
@@ -99,6 +100,8 @@ def main():
     if DEMO.exists():
         insert(README, "demo", table(DEMO))
     insert(README, "benchmarks", (DOCS / "benchmarks.md").read_text(encoding="utf-8").strip())
+    telemetry = (DOCS / "benchmarks_telemetry.md").read_text(encoding="utf-8").strip()
+    insert(DOCS / "insight.md", "telemetry", telemetry)
     insert(DOCS / "algebra.md", "expressions", expressions())
     insert(DOCS / "optimizers.md", "optimizers", periodic.markdown().strip())
 

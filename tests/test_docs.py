@@ -3,6 +3,7 @@
 import doctest
 import re
 import runpy
+import shlex
 from pathlib import Path
 
 import chex
@@ -11,13 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 from zoo import ROWS
 
 import adamw_jax
+from adamw_jax import __main__ as command
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 ALGEBRA = ROOT / "docs" / "algebra.md"
+INSIGHT = ROOT / "docs" / "insight.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 TABLES = runpy.run_path(str(ROOT / "docs" / "tables.py"))
 
 
@@ -64,10 +70,22 @@ def test_readme_programs_run(standard_promotion):
     assert names["sweep"].shape == (3,)
 
 
-def test_readme_sessions_print_what_they_say():
-    session = "\n".join(code_blocks(README, "pycon"))
-    test = doctest.DocTestParser().get_doctest(session, {}, "README", str(README), 0)
-    assert doctest.DocTestRunner().run(test).failed == 0
+@pytest.mark.parametrize("page", [README, INSIGHT], ids=lambda page: page.name)
+def test_sessions_print_what_they_say(page, standard_promotion):
+    session = "\n".join(code_blocks(page, "pycon"))
+    test = doctest.DocTestParser().get_doctest(session, {}, page.stem, str(page), 0)
+    result = doctest.DocTestRunner().run(test)
+    assert result.attempted
+    assert not result.failed
+
+
+def test_the_commands_of_the_insight_page_run(capsys):
+    lines = "".join(code_blocks(INSIGHT, "sh")).splitlines()
+    for line in lines:
+        with flagsaver.flagsaver():
+            assert command.run(flags.FLAGS(shlex.split(line))) == ("lint" in line)
+        assert capsys.readouterr().out
+    assert {shlex.split(line)[1] for line in lines} == set(command.COMMANDS)
 
 
 MIGRATIONS = re.findall(r"^\| `(optax\..*)` \| `(.*)` \|$", README.read_text("utf-8"), re.MULTILINE)
@@ -96,7 +114,12 @@ def test_the_readme_shows_the_benchmarks_last_written():
     assert TABLES["block"](README, "benchmarks") == page.strip()
 
 
-@pytest.mark.parametrize("page", [README, ALGEBRA], ids=lambda page: page.name)
+def test_the_insight_page_shows_the_benchmarks_last_written():
+    page = (ROOT / "docs" / "benchmarks_telemetry.md").read_text(encoding="utf-8")
+    assert TABLES["block"](INSIGHT, "telemetry") == page.strip()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(((?!http)[^)#]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
