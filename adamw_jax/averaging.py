@@ -126,7 +126,7 @@ def eval_params(tx: optax.GradientTransformation, state: Any, params: Any) -> An
       >>> eval_params(tx, tx.init(0.5), 0.5)
       0.5
     """
-    tx = lift(tx)
+    tx = lift(tx, "eval_params")
     while tx.composite:
         tx = tx.body
     own = tx.factory.declared["eval_params"]

@@ -19,7 +19,7 @@ def parts(tx: Transformation) -> dict[str, Transformation]:
       ['direction', 'direction.numerator', 'direction.numerator.0']
     """
     found: dict[str, Transformation] = {}
-    for name, piece in slots(lift(tx)).items():
+    for name, piece in slots(lift(tx, "parts")).items():
         found[name] = piece
         found.update({f"{name}.{path}": inner for path, inner in parts(piece).items()})
     return found
@@ -40,7 +40,7 @@ def part(tx: Transformation, path: str) -> Transformation:
 
 
 def _find(function: str, tx: Transformation, path: str) -> Transformation:
-    found = {"": lift(tx)} | parts(tx)
+    found = {"": lift(tx, function)} | parts(tx)
     if path not in found:
         raise KeyError(
             f"{function}: there is no {path!r} in {tx!r}. "
@@ -71,7 +71,7 @@ def swap(tx: Transformation, path: str, piece: optax.GradientTransformation) -> 
             f"swap: {piece!r} is not a gradient transformation. Pass a piece such as identity()."
         )
     _find("swap", tx, path)  # raises the KeyError that lists the parts
-    return _swap(lift(tx), path, lift(piece))
+    return _swap(lift(tx, "swap"), path, lift(piece, "swap"))
 
 
 def _swap(tx: Transformation, path: str, piece: Transformation) -> Transformation:
@@ -110,7 +110,7 @@ def replace(tx: Transformation, path: str, **hyperparameters: Any) -> Transforma
     """
     old = _find("replace", tx, path)
     new = call_with(old.factory, old.factory.signature, {**old.arguments, **hyperparameters})
-    return _swap(lift(tx), path, new)
+    return _swap(lift(tx, "replace"), path, new)
 
 
 def expand(tx: Transformation) -> Transformation:
@@ -121,7 +121,7 @@ def expand(tx: Transformation) -> Transformation:
       >>> expand(sgd(0.1))
       chain(direction=identity(), learning_rate=scale_by_learning_rate(0.1))
     """
-    tx = lift(tx)
+    tx = lift(tx, "expand")
     while tx.composite:
         tx = tx.body
     for name, piece in slots(tx).items():

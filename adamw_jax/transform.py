@@ -197,13 +197,13 @@ def foreign(transform):
     return transform
 
 
-def lift(tx: optax.GradientTransformation) -> Transformation:
-    """Any gradient transformation as an expression."""
+def lift(tx: optax.GradientTransformation, by: str = "lift") -> Transformation:
+    """Any gradient transformation as an expression; an error names the function `by`."""
     if isinstance(tx, Transformation):
         return tx
     if not isinstance(tx, optax.GradientTransformation):
         raise TypeError(
-            f"lift: {tx!r} is not a gradient transformation. Pass what an optimizer or a piece "
+            f"{by}: {tx!r} is not a gradient transformation. Pass what an optimizer or a piece "
             "returns, for example identity()."
         )
     return Transformation(foreign, {"transform": tx})

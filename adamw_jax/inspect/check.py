@@ -6,6 +6,7 @@ another that is broken, it is not judged: one mistake gives one finding.
 
 from typing import Any, NamedTuple
 
+import jax
 import optax
 
 from adamw_jax.inspect.compare import Broken
@@ -76,6 +77,10 @@ def check(
       tolerance: how far results that should be equal but for rounding may
         differ, in units of the largest element of the array.
 
+    Raises:
+      TypeError: `tx` is no transformation.
+      ValueError: `params` holds no arrays.
+
     Returns:
       A report: `.ok`, `.failed`, `.verdicts`, and a table when printed.
 
@@ -86,6 +91,12 @@ def check(
       >>> report.ok, report.verdicts[0]
       (True, Verdict(name='runs', passed=True, why='three updates, shaped like the gradients'))
     """
+    if not isinstance(tx, optax.GradientTransformation):
+        raise TypeError(
+            f"check: {tx!r} is not a gradient transformation. Pass what a factory returns."
+        )
+    if not jax.tree.leaves(params):
+        raise ValueError(f"check: params holds no arrays: {params!r}. Pass a small tree of them.")
     subject = Subject(tx, params, extra, tolerance)
     verdicts: list[Verdict] = []
     causes: dict[str, str] = {}  # what cannot be judged, and the broken property it rests on

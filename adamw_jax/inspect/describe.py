@@ -117,7 +117,8 @@ def describe(tx: optax.GradientTransformation, params: Any) -> Description:
         without boxes, an nnx state such as `nnx.state(model, nnx.Param)`.
 
     Raises:
-      ValueError: `tx.init` would raise for another reason than one that is
+      TypeError: `tx` is not a gradient transformation.
+      ValueError: `params` holds no arrays, or `tx.init` would raise for another reason than one that is
         reported as a warning.
 
     Example:
@@ -127,7 +128,12 @@ def describe(tx: optax.GradientTransformation, params: Any) -> Description:
       >>> found.bytes_per_parameter
       8.0
     """
-    tx = lift(tx)
+    tx = lift(tx, "describe")
+    if not jax.tree.leaves(params):
+        raise ValueError(
+            f"describe: params holds no arrays: {params!r}. Pass the tree that is trained, "
+            "or its shapes."
+        )
     doubtful = undecided(tx, params)
     count = len(jax.tree.leaves(params))
     decided = [i for i in range(count) if i not in doubtful]

@@ -90,7 +90,7 @@ def diff(a: optax.GradientTransformation, b: optax.GradientTransformation) -> Ch
       >>> print(diff(adamw(1e-3), swap(adamw(1e-3), "weight_decay", identity())))
       weight_decay: add_decoupled_weight_decay(0.0001) -> identity()
     """
-    return Changes(_changes(lift(a), lift(b), ""))
+    return Changes(_changes(lift(a, "diff"), lift(b, "diff"), ""))
 
 
 def _join(*names: str) -> str:

@@ -65,7 +65,7 @@ def equations(
     """
     if format not in ("latex", "text"):
         raise ValueError(f'equations: format is {format!r}. It must be "latex" or "text".')
-    blocks = list(_blocks(lift(tx), format == "latex" if symbols is None else symbols))
+    blocks = list(_blocks(lift(tx, "equations"), format == "latex" if symbols is None else symbols))
     if format == "text":
         return "\n".join(map(_text, blocks))
     rows = [row for block in blocks for row in _rows(block)]

@@ -57,7 +57,7 @@ def lint(tx: optax.GradientTransformation, *, waive: str | Collection[str] = ())
             raise ValueError(
                 f"lint: waive names no rule {name!r}. Choose one of: {', '.join(RULES)}."
             )
-    tx = lift(tx)
+    tx = lift(tx, "lint")
     pieces = map(_opened, (tx, *parts(tx).values()))
     views = max((len(slots(piece)) for piece in pieces if piece.factory is routed), default=1)
     found: dict[tuple[str, str], Finding] = {}
