@@ -119,7 +119,7 @@ def _averaged(new: Any, old: Any, measured: jax.Array) -> Any:
     """The new readings, their clip fractions averaged with those of `measured` steps before."""
 
     def fold(new: Readings, old: Readings) -> Readings:
-        if new.clip_fraction is None:
+        if new.clip_fraction is None or old.clip_fraction is None:
             return new
         change = (new.clip_fraction - old.clip_fraction) / scalar(measured + 1)
         return new._replace(clip_fraction=old.clip_fraction + change)

@@ -118,7 +118,7 @@ def describe(tx: optax.GradientTransformation, params: Any) -> Description:
 
     Raises:
       TypeError: `tx` is not a gradient transformation.
-      ValueError: `params` holds no arrays, or `tx.init` would raise for another reason than one that is
+      ValueError: `tx.init` would raise for another reason than one that is
         reported as a warning.
 
     Example:
@@ -129,11 +129,6 @@ def describe(tx: optax.GradientTransformation, params: Any) -> Description:
       8.0
     """
     tx = lift(tx, "describe")
-    if not jax.tree.leaves(params):
-        raise ValueError(
-            f"describe: params holds no arrays: {params!r}. Pass the tree that is trained, "
-            "or its shapes."
-        )
     doubtful = undecided(tx, params)
     count = len(jax.tree.leaves(params))
     decided = [i for i in range(count) if i not in doubtful]
