@@ -82,16 +82,9 @@ def _table(g: Any, u: Any, p: Any) -> jax.Array:
 
 
 def _sums(g: jax.Array, u: jax.Array, p: jax.Array) -> list[jax.Array]:
-    """Σ|g|², Σ|u|², Σ|θ|² and Σ g u.
-
-    The two with u in one pass, so that XLA makes u as it adds up and never
-    stores it."""
-    terms = abs_squared(u), jnp.real(jnp.conj(g) * cast(u, g)).astype(abs_squared(u).dtype)
-    start = tuple(jnp.zeros((), x.dtype) for x in terms)
-    add = lambda x, y: (x[0] + y[0], x[1] + y[1])
-    by_row = jax.lax.reduce(terms, start, add, (u.ndim - 1,) if u.ndim else ())
-    uu, gu = map(jnp.sum, by_row)
-    return [scalar(x) for x in (jnp.sum(abs_squared(g)), uu, jnp.sum(abs_squared(p)), gu)]
+    """Σ|g|², Σ|u|², Σ|θ|² and Σ g u."""
+    gu = jnp.real(jnp.conj(g) * cast(u, g))
+    return [scalar(jnp.sum(x)) for x in (abs_squared(g), abs_squared(u), abs_squared(p), gu)]
 
 
 def _readings(table: jax.Array, size: int, state: Any, max_norm: Any) -> Readings:
