@@ -11,8 +11,15 @@ from adamw_jax.combine import expect_parts
 from adamw_jax.domains import Decay, Finite, LearningRate
 from adamw_jax.moments import Counter, count_up
 from adamw_jax.routing import assign, masked, routed
-from adamw_jax.slots import parts
-from adamw_jax.transform import init_part, lift, slots, transformation, update_part
+from adamw_jax.transform import (
+    Transformation,
+    foreign,
+    init_part,
+    lift,
+    slots,
+    transformation,
+    update_part,
+)
 from adamw_jax.trees import cast
 
 
@@ -120,6 +127,9 @@ def eval_params(tx: optax.GradientTransformation, state: Any, params: Any) -> An
       state: its state.
       params: the parameters it trains.
 
+    Raises:
+      ValueError: a part that averages is inside a transformation of Optax's.
+
     Example:
       >>> from adamw_jax import adamw, eval_params
       >>> tx = adamw(1e-3)
@@ -132,12 +142,30 @@ def eval_params(tx: optax.GradientTransformation, state: Any, params: Any) -> An
     own = tx.factory.declared["eval_params"]
     if own:
         return own(tx.arguments, state, params)
+    if tx.factory is foreign and _unreached(state):
+        raise ValueError(
+            "eval_params: schedule_free is inside a transformation of another library, which "
+            "cannot be looked into. Use chain, masked, route or skip_nonfinite of adamw_jax "
+            "around it, or call eval_params on it with its own state."
+        )
     if tx.factory in (masked, routed):
         return _eval_routes(tx, state, params)
     for name, inner in slots(tx).items():
-        if any(piece.factory.declared["eval_params"] for piece in (inner, *parts(inner).values())):
+        if _averages(inner):
             params = eval_params(inner, state_of(state, name), params)
     return params
+
+
+def _unreached(state: Any) -> bool:
+    ours = lambda x: isinstance(x, ScheduleFreeState)
+    return any(map(ours, jax.tree.leaves(state, is_leaf=ours)))
+
+
+def _averages(tx: Transformation) -> bool:
+    """Whether any part says where to evaluate."""
+    if tx.composite:
+        return _averages(tx.body)
+    return bool(tx.factory.declared["eval_params"]) or any(map(_averages, slots(tx).values()))
 
 
 def _eval_routes(tx, state, params):

@@ -28,6 +28,7 @@ import optax
 
 from adamw_jax.domains import Fraction
 from adamw_jax.maps import divide, rotate
+from adamw_jax.slots import states_of
 from adamw_jax.transform import Transformation, init_part, transformation, update_part
 from adamw_jax.trees import cast
 
@@ -77,15 +78,14 @@ def chain(*stages: optax.GradientTransformation, **named: optax.GradientTransfor
     parts = named or {str(i): stage for i, stage in enumerate(stages)}
     expect_parts("chain", parts)
     mirror = dict if named else lambda states: tuple(states.values())
-    listed = lambda state: state if named else dict(zip(parts, state, strict=True))
 
     def init(params):
         return mirror({name: init_part(part, params) for name, part in parts.items()})
 
     def update(updates, state, params=None, **extra):
-        state, new = listed(state), {}
+        states, new = states_of("chain", tuple(parts), state, listed=not named), {}
         for name, part in parts.items():
-            updates, new[name] = update_part(part, updates, state[name], params, extra)
+            updates, new[name] = update_part(part, updates, states[name], params, extra)
         return updates, mirror(new)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -98,9 +98,9 @@ def _side_by_side(branches: dict[str, Transformation], join: Callable[[dict[str,
         return {name: init_part(branch, params) for name, branch in branches.items()}
 
     def update(updates, state, params=None, **extra):
-        out, new = {}, {}
+        states, out, new = states_of("fork", tuple(branches), state), {}, {}
         for name, branch in branches.items():
-            out[name], new[name] = update_part(branch, updates, state[name], params, extra)
+            out[name], new[name] = update_part(branch, updates, states[name], params, extra)
         return join(out), new
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -210,8 +210,10 @@ def join(op: Callable, **branches: optax.GradientTransformation):
       >>> tx.update(3.0, tx.init(0.0))[0].item()
       1.5
     """
+    if not branches:
+        raise TypeError("join: got no branches. Name at least one.")
     if not callable(op) or not (_names(op, branches) or _takes(op, branches)):
-        raise TypeError(f"join: op is {op!r}. Pass a function of {len(branches)} arrays.")
+        raise TypeError(f"join: op is {op!r}. Pass a function of {', '.join(branches)} (arrays).")
     expect_parts("join", branches)
     if _names(op, branches):
         leaf = lambda *xs: op(**dict(zip(branches, xs, strict=True)))

@@ -45,7 +45,10 @@ def _steps(value: Any) -> Any:
     if isinstance(value, jax.Array | np.ndarray) and jnp.issubdtype(value.dtype, jnp.integer):
         return value
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    return int(value) if whole else _number(value)
+    steps = int(value) if whole else _number(value)
+    if isinstance(steps, float) and 0 < steps < 1:
+        raise ValueError  # a share of the steps was meant
+    return steps
 
 
 def _rate(value: Any) -> Any:
@@ -79,7 +82,8 @@ LearningRate = Annotated[
 Count = Annotated[int, Domain("a whole number, at least 1", lambda x: x >= 1, _whole)]
 Whole = Annotated[int, Domain("a whole number, at least 0", lambda x: x >= 0, _whole)]
 Steps = Annotated[
-    jax.typing.ArrayLike, Domain("a number of steps, at least 0", lambda x: x >= 0, _steps)
+    jax.typing.ArrayLike,
+    Domain("a number of steps (not a share of them), at least 0", lambda x: x >= 0, _steps),
 ]
 DType = Annotated[jax.typing.DTypeLike, Domain("a floating-point dtype", read=_dtype)]
 

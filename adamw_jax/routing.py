@@ -139,9 +139,8 @@ def route(rules: Sequence[tuple], default: Any):
       >>> routes(tx, {"kernel": 1.0, "bias": 0.0})
       {'bias': 'vectors', 'kernel': 'rest'}
     """
-    named = [rule if len(rule) == 3 else (f"rule{i}", *rule) for i, rule in enumerate(rules)]
-    unnamed = isinstance(default, optax.GradientTransformation)  # which is a pair, too
-    last = ("default", default) if unnamed else tuple(default)
+    named = [_named_rule(i, rule) for i, rule in enumerate(_sequence(rules))]
+    last = _named_default(default)
     branches = {name: tx for name, _, tx in named} | dict([last])
     if len(branches) != len(named) + 1:
         raise ValueError(
@@ -149,6 +148,48 @@ def route(rules: Sequence[tuple], default: Any):
             "Give each its own."
         )
     return routed(tuple(matcher for _, matcher, _ in named), **branches)
+
+
+def _sequence(rules: Any) -> Sequence:
+    if not isinstance(rules, list | tuple) or isinstance(rules, optax.GradientTransformation):
+        raise TypeError(
+            f"route: rules is {rules!r}. Pass a list of (matcher, transformation) pairs."
+        )
+    return rules
+
+
+def _named_rule(index: int, rule: Any) -> tuple[str, Matcher, Any]:
+    """A rule as (name, matcher, transformation)."""
+    is_rule = isinstance(rule, tuple | list) and len(rule) in (2, 3)
+    if not is_rule or isinstance(rule, optax.GradientTransformation):  # which is a pair, too
+        raise TypeError(
+            f"route: rule {index} is {rule!r}. Write (matcher, transformation) or "
+            "(name, matcher, transformation)."
+        )
+    name, matcher, tx = rule if len(rule) == 3 else (f"rule{index}", *rule)
+    if isinstance(matcher, str):
+        try:
+            re.compile(matcher)
+        except re.error as error:
+            raise ValueError(
+                f"route: {matcher!r} is no regular expression: {error}. Correct it."
+            ) from None
+    elif not callable(matcher):
+        raise TypeError(
+            f"route: the matcher of {name!r} is {matcher!r}. Pass a regular expression, or a "
+            "function of path and leaf."
+        )
+    return name, matcher, tx
+
+
+def _named_default(default: Any) -> tuple[str, Any]:
+    if isinstance(default, optax.GradientTransformation):
+        return "default", default
+    if isinstance(default, tuple | list) and len(default) == 2 and isinstance(default[0], str):
+        return default[0], default[1]
+    raise TypeError(
+        f"route: default is {default!r}. Pass a transformation, or a pair of a name and one."
+    )
 
 
 def routes(tx: optax.GradientTransformation, params: Any) -> dict[str, str]:

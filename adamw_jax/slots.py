@@ -1,4 +1,4 @@
-"""Slots: the parts of an expression, found, swapped and replaced by name."""
+"""Slots: the parts of an expression and their states, found, swapped and replaced by name."""
 
 from typing import Any
 
@@ -127,3 +127,30 @@ def expand(tx: Transformation) -> Transformation:
     for name, piece in slots(tx).items():
         tx = _swap(tx, name, expand(piece))
     return tx
+
+
+def states_of(function: str, names: tuple[str, ...], state: Any, *, listed: bool = False) -> dict:
+    """The state of each part by its name; raises where the state is another optimizer's."""
+    try:
+        if listed and not isinstance(state, dict):
+            return dict(zip(names, state, strict=True))
+        if not listed and len(state) == len(names):
+            return {name: state[name] for name in names}
+    except (KeyError, TypeError, ValueError):
+        pass
+    wanted = f"{len(names)} states in order" if listed else f"the states of {', '.join(names)}"
+    raise ValueError(
+        f"{function}: the state is {_outline(state)}, not {wanted}: it belongs to another "
+        "optimizer. Pass what init or the last update of this one returned; transplant carries "
+        "a state over."
+    )
+
+
+def _outline(state: Any) -> str:
+    """What a state is, without its arrays."""
+    if isinstance(state, dict):
+        return f"a dict of {', '.join(map(str, state))}"
+    kind, names = type(state).__name__, getattr(state, "_fields", None)
+    if names is not None:
+        return f"{kind}({', '.join(names)})"
+    return f"a tuple of {len(state)}" if isinstance(state, tuple) else kind

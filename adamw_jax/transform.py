@@ -186,6 +186,9 @@ def transformation(
         "traits": traits,
         "eval_params": eval_params,
     }
+    for name, kind in (("consumes", consumes), ("produces", produces)):
+        if kind not in ("tree", "fork") and not callable(kind):
+            raise ValueError(f'transformation: {name} is {kind!r}. It must be "tree" or "fork".')
     if function is None:
         return functools.partial(transformation, **declared)
     return remember(function, Transformation, **declared)

@@ -179,8 +179,10 @@ def check_mask(function: str, mask: Any) -> None:
         return
     for path, flag in jax.tree_util.tree_leaves_with_path(mask):
         if not isinstance(flag, bool | np.bool_):
+            where = f"mask leaf '{path_text(path)}'" if path else "mask"
             raise ValueError(
-                f"{function}: mask leaf '{path_text(path)}' is {flag!r}. Use True or False."
+                f"{function}: {where} is {flag!r}. Use True or False, a tree of them shaped like "
+                "the parameters, or a function from parameters to one."
             )
 
 

@@ -127,6 +127,15 @@ def forgets_a_leaf():
     return optax.stateless(lambda updates, params: {"kernel": updates["kernel"]})
 
 
+@aj.transformation(leafwise=True)
+def looks_beyond_its_leaf():
+    def update(updates, params):
+        norm = optax.tree.norm(updates)
+        return jax.tree.map(lambda u: u / jnp.where(norm > 0, norm, 1).astype(u.dtype), updates)
+
+    return optax.stateless(update)
+
+
 MISTAKES = {
     "runs": [forgets_a_leaf, lambda: optax.sgd("fast")],
     "purity": [counts_in_python, changes_its_input],
@@ -138,6 +147,7 @@ MISTAKES = {
     "zero gradients": [divides_by_zero],
     "masked leaves": [fills_the_holes],
     "vmap": [mixes_the_batch],
+    "leafwise": [looks_beyond_its_leaf],
     "donation": [keeps_the_parameters_themselves],
 }
 

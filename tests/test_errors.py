@@ -185,7 +185,12 @@ HYPERPARAMETERS = [
     ),
     (lambda v: aj.shrink(0.1, v), "shrink: schedule", [-1.0, nan, "cosine"], RATE),
     (lambda v: aj.cosine(v, 10), "cosine: peak", [-1.0, nan, None], NONNEGATIVE),
-    (lambda v: aj.cosine(1.0, v), "cosine: total_steps", [-1, nan, "10"], "a number of steps"),
+    (
+        lambda v: aj.cosine(1.0, v),
+        "cosine: total_steps",
+        [-1, nan, "10", 0.05],
+        "a number of steps",
+    ),
     (lambda v: aj.adamw(0.1, coupling=v), "adamw: coupling", ["l2", None], '"lr" or "independent"'),
     # the optimizers beyond Adam
     (lambda v: aj.lion(0.1, b2=v), "lion: b2", [1.0, nan], DECAY),
@@ -334,12 +339,13 @@ FORK = aj.fork(a=aj.identity(), b=aj.sign())
     ("fork 3", lambda: aj.fork(a=3), TypeError, "^fork: 'a' is 3, not"),
     ("fork dot", lambda: aj.fork(**{".": aj.sign()}), TypeError, "^fork: the name '.'"),
     ("join 3", lambda: aj.join(aj.add, a=3), TypeError, "^join: 'a' is 3, not"),
-    ("join op", lambda: aj.join(3, a=aj.sign()), TypeError, "^join: op is 3.*of 1 arrays"),
+    ("join op", lambda: aj.join(3, a=aj.sign()), TypeError, "^join: op is 3.*of a .arrays"),
+    ("join nothing", lambda: aj.join(aj.add), TypeError, "^join: got no branches"),
     (
         "join arity",
         lambda: aj.join(lambda x: x, a=aj.sign(), b=aj.sign()),
         TypeError,
-        "^join: op is <function.*of 2 arrays",
+        "^join: op is <function.*of a, b .arrays",
     ),
     (
         "precondition",
@@ -436,6 +442,19 @@ FORK = aj.fork(a=aj.identity(), b=aj.sign())
     ("muon others", lambda: aj.muon(0.1, others=3), TypeError, "^routed: 'adamw' is 3, not"),
     ("muon scale", lambda: aj.muon(0.1, scale="torch"), ValueError, "^scale_by_shape: scale is 't"),
     ("route 3", lambda: aj.route([("a", 3)], SIGN), TypeError, "^routed: 'rule0' is 3, not"),
+    ("route bare", lambda: aj.route([SIGN], SIGN), TypeError, "^route: rule 0 is sign"),
+    ("route 4", lambda: aj.route([(1, 2, 3, 4)], SIGN), TypeError, "^route: rule 0 is .1, 2, 3, 4"),
+    ("route dict", lambda: aj.route({"a": SIGN}, SIGN), TypeError, "^route: rules is {'a': sign"),
+    ("route one", lambda: aj.route(SIGN, SIGN), TypeError, "^route: rules is sign"),
+    ("route (", lambda: aj.route([("(", SIGN)], SIGN), ValueError, r"^route: '\(' is no regular"),
+    (
+        "route by 3",
+        lambda: aj.route([(3, SIGN)], SIGN),
+        TypeError,
+        "^route: the matcher of 'rule0'",
+    ),
+    ("route None", lambda: aj.route([("a", SIGN)], None), TypeError, "^route: default is None"),
+    ("kind", lambda: aj.transformation(consumes="frok"), ValueError, "consumes is 'frok'"),
     ("route dot", lambda: aj.route([("a.b", "a", SIGN)], SIGN), TypeError, "^routed: .*'a.b'.*dot"),
     (
         "route twice",
@@ -651,11 +670,11 @@ def masked(mask):
     ("extra", masked({"b": True, "w": True, "z": True}), ValueError, "the mask names 'z'"),
     ("deeper", masked({"b": True, "w": [True, True]}), ValueError, "nothing of 'w'"),
     ("list", masked([True, False]), ValueError, "the mask says nothing of 'b'"),
-    ("text", masked("b"), ValueError, r"mask leaf '\(root\)' is 'b'"),
+    ("text", masked("b"), ValueError, r"mask is 'b'"),
     ("ints", masked({"b": 1, "w": 0}), ValueError, "mask leaf 'b' is 1.*True or False"),
     ("floats", masked({"b": True, "w": 0.5}), ValueError, "mask leaf 'w' is 0.5"),
     ("function: missing", masked(lambda p: {"b": True}), ValueError, "says nothing of 'w'"),
-    ("function: number", masked(lambda p: 3), ValueError, r"mask leaf '\(root\)' is 3"),
+    ("function: number", masked(lambda p: 3), ValueError, r"mask is 3"),
     (
         "function: arrays",
         masked(lambda p: jax.tree.map(lambda x: x > 0, p)),
@@ -784,3 +803,24 @@ def test_foreign_pieces_keep_their_own_errors():
     clip = aj.transformation(optax.clip)
     with pytest.raises(TypeError, match=r"^clip: missing a required argument"):
         clip()
+
+
+FLAT, NAMED = aj.chain(SIGN, SIGN), aj.adamw(0.1)
+
+
+@pytest.mark.parametrize("how", ["eager", "jit"])
+@pytest.mark.parametrize(
+    ("tx", "state", "said"),
+    [
+        (NAMED, aj.sgd(0.1).init(PARAMS), "a dict of direction, learning_rate, not the states of"),
+        (NAMED, FLAT.init(PARAMS), "a tuple of 2, not the states of direction, weight_decay"),
+        (NAMED, None, "NoneType, not"),
+        (NAMED, optax.EmptyState(), r"EmptyState\(\), not"),
+        (FLAT, NAMED.init(PARAMS), "a dict of .*, not 2 states in order"),
+        (FLAT, (), "a tuple of 0, not 2 states"),
+    ],
+    ids=lambda x: repr(x)[:30],
+)
+def test_the_state_of_another_optimizer(how, tx, state, said):
+    step = lambda: tx.update(PARAMS, state, PARAMS)
+    assert_refuses(step if how == "eager" else jax.jit(step), ValueError, f"the state is {said}")

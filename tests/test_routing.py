@@ -357,6 +357,9 @@ def trained(tx, params=DICT, steps=3):
         (aj.route([("a", aj.sgd(0.1))], ("rest", FREE)), "b"),
         (aj.chain(aj.route([("a", FREE)], aj.sgd(0.1)), aj.scale(1.0)), "a"),
         (aj.masked(FREE, {"a": False, "b": True}), "b"),
+        (aj.observe(FREE), "ab"),
+        (aj.skip_nonfinite(FREE), "ab"),
+        (aj.chain(aj.clip(10.0), aj.skip_nonfinite(aj.observe(FREE))), "ab"),
         (aj.masked(FREE, lambda params: {"a": True, "b": False}), "a"),
         (aj.sgd(0.1), ""),
         (optax.sgd(0.1), ""),
@@ -378,3 +381,32 @@ def test_eval_params(tx, averaged):
         x = (params[name] - 0.25 * alone.z[name]) / 0.75
         np.testing.assert_allclose(found[name], x, rtol=1e-6)
         assert np.abs(np.asarray(x - params[name])).max() > 1e-3
+
+
+FREE_ADAMW = aj.schedule_free_adamw(0.1)
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        aj.observe(FREE_ADAMW),
+        aj.skip_nonfinite(FREE_ADAMW),
+        aj.chain(aj.clip(10.0), FREE_ADAMW),
+        aj.route([("a", aj.sgd(0.1))], FREE_ADAMW),
+        aj.scheduled(FREE_ADAMW, eps=aj.constant(1e-8)),
+    ],
+    ids=lambda tx: tx.factory.__name__,
+)
+def test_eval_params_looks_into_what_has_a_name(wrapped):
+    """A composite is found wherever it stands, as what it is made of would be."""
+    own, params = trained(FREE_ADAMW)
+    expected = aj.eval_params(FREE_ADAMW, own, params)["b"]
+    assert np.abs(np.asarray(expected - params["b"])).max() > 1e-4
+    found = aj.eval_params(wrapped, *trained(wrapped))
+    np.testing.assert_allclose(found["b"], expected, rtol=1e-6)
+
+
+def test_eval_params_refuses_what_it_cannot_look_into():
+    wrapped = optax.chain(optax.clip(10.0), FREE_ADAMW)
+    with pytest.raises(ValueError, match="eval_params: schedule_free is inside a transformation"):
+        aj.eval_params(wrapped, *trained(wrapped))

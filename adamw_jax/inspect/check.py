@@ -41,6 +41,9 @@ class Report(NamedTuple):
         width = max(len(v.name) for v in self.verdicts)
         return "\n".join(f"{v.name:{width}}  {words[v.passed]:6}  {v.why}" for v in self.verdicts)
 
+    def __repr__(self):
+        return str(self)
+
 
 def _judge(prop: Property, subject: Subject, causes: dict[str, str]) -> Verdict:
     if prop.name in causes:

@@ -52,6 +52,7 @@ class Signal(NamedTuple):
       averages: decays of the averages that are not corrected yet.
       lent: likewise, of averages in sibling branches of a sum.
       averaged: whether there was an average at all.
+      smooth: whether all of it is an average (and not the raw gradient, too).
       decays: paths of decoupled decay terms in the sum.
       signs: the path of the `sign` that gave these updates.
       positive: whether no number is negative.
@@ -66,6 +67,7 @@ class Signal(NamedTuple):
     averages: tuple = ()
     lent: tuple = ()
     averaged: bool = False
+    smooth: bool = False
     decays: tuple[str, ...] = ()
     signs: str | None = None
     positive: bool = False
@@ -110,12 +112,12 @@ def after(traits: Iterable[str], arguments: Mapping[str, Any], path: str, s: Sig
     if "positive" in traits:
         s = s._replace(sign=1, positive=True)
     if "scale_invariant" in traits:
-        s = s._replace(degrees=dict.fromkeys(s.degrees, 0.0), averages=())
+        s = s._replace(degrees=dict.fromkeys(s.degrees, 0.0), averages=(), smooth=False)
     if "sign" in traits:
         s = s._replace(signs=path)
     if "average" in traits:
         new = () if "corrected" in traits else (decay_of(arguments),)
-        s = s._replace(averaged=True, signs=None, averages=(*s.averages, *new))
+        s = s._replace(averaged=True, smooth=True, signs=None, averages=(*s.averages, *new))
     if "correction" in traits:
         s = _corrected(s, decay_of(arguments))
     return _moved(traits, arguments, path, s)
@@ -175,6 +177,7 @@ def summed(branches: list[Signal], *, certain: bool = True) -> Signal:
         rates={path: value for b in branches for path, value in b.rates.items()},
         averages=tuple(decay for b in branches for decay in b.averages),
         averaged=any(b.averaged for b in branches),
+        smooth=all(b.smooth for b in branches),
         decays=_union(b.decays for b in branches),
         positive=certain and all(b.positive for b in branches),
         turned=next((b.turned for b in branches if b.turned), None),
@@ -192,6 +195,7 @@ def quotient(top: Signal, bottom: Signal) -> Signal:
         sign=top.sign if bottom.positive else None,
         degrees=degrees,
         signs=None,
+        smooth=False,
         last_scale=None,
         positive=top.positive and bottom.positive,
     )

@@ -125,6 +125,8 @@ class _Walk:
             return self.visit(tx.arguments["tx"], _join(path, "tx"), s, inside)
         if isinstance(s, dict) and "first" in traits:
             s = next(iter(s.values()))
+        if isinstance(s, dict) and traits:
+            self.findings.append(finding("open_fork", path))
         if isinstance(s, dict) or not traits:
             return UNKNOWN
         self.findings += rules.at_piece(set(traits), tx.arguments, path, s, inside)
@@ -176,7 +178,11 @@ class _Walk:
             return UNKNOWN
         if bottom.known and bottom.degrees[GRADIENT] != 0:
             self.findings += rules.too_early(top)
-        return facts.quotient(top, bottom)
+        out = facts.quotient(top, bottom)
+        degree = out.degrees.get(GRADIENT)
+        if out.known and degree is not None and degree < 0:
+            self.findings.append(finding("unrooted_denominator", _join(path, "denominator")))
+        return out
 
     def interpolate(self, tx, path, s, inside):
         out = self.visit(tx.arguments["tx"], _join(path, "tx"), s, inside)

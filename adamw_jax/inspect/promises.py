@@ -24,7 +24,9 @@ from adamw_jax.inspect.compare import (
     assert_same,
     assert_same_structure,
 )
-from adamw_jax.trees import path_text
+from adamw_jax.slots import parts
+from adamw_jax.transform import Transformation, slots
+from adamw_jax.trees import path_text, widen
 
 
 class Inapplicable(Exception):
@@ -250,6 +252,26 @@ def _like(saved: np.ndarray, fresh: Any) -> Any:
     return jnp.asarray(saved)
 
 
+def _leafwise(subject: Subject) -> str:
+    if not isinstance(subject.tx, Transformation):
+        raise Inapplicable("it is no expression of this library.")
+    pieces = {"": subject.tx} | parts(subject.tx)
+    claims = {
+        path: p for path, p in pieces.items() if p.separable and not (p.composite or slots(p))
+    }
+    params = widen(subject.params)
+    if not claims or len(jax.tree.leaves(params)) < 2:
+        raise Inapplicable("no part claims to treat every leaf alone, or there is one leaf.")
+    for path, piece in claims.items():
+        dealt, whole = piece.init(params), piece.body.init(params)
+        for i in range(2):
+            one, dealt = piece.update(subject.grads(i, params), dealt, params)
+            all_, whole = piece.body.update(subject.grads(i, params), whole, params)
+            what = f"updates of {path or piece!r} leaf by leaf and all at once"
+            assert_same(one, all_, what, subject.tolerance)
+    return "what is declared leafwise does not look beyond its leaf"
+
+
 class Property(NamedTuple):
     """A promise: its name, how it is judged, and the promises without which it is not."""
 
@@ -272,4 +294,5 @@ PROPERTIES = (
     Property("zero gradients", _zeros, ("jit",)),
     Property("masked leaves", _masked, ("jit",)),
     Property("checkpoint", _checkpoint, ("jit",)),
+    Property("leafwise", _leafwise, ("jit",)),
 )

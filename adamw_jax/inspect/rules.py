@@ -92,6 +92,22 @@ RULES = {
         "what follows squares these signs: every second moment is 1",
         "Remove one of the two, or take the sign last.",
     ),
+    "moment_of_average": Rule(
+        "warning",
+        "squares an average: the second moment should see the gradient that the first one sees",
+        "Fork: precondition(numerator, denominator) shows both the same gradient.",
+    ),
+    "unrooted_denominator": Rule(
+        "warning",
+        "the denominator grows faster with the gradient than the numerator, so that the larger "
+        "the gradient, the smaller the step",
+        "End the denominator with root(eps).",
+    ),
+    "open_fork": Rule(
+        "error",
+        "receives the branches of a fork, and not one tree of updates",
+        "Put merge(op) or pick(name) before it, or write join or precondition.",
+    ),
     "mask_in_denominator": Rule(
         "error",
         "where the mask is False the denominator is the bare gradient",
@@ -144,6 +160,8 @@ def at_piece(
         yield finding("global_clip_in_route", path)
     if "squares" in traits and s.signs is not None:
         yield finding("sign_before_rms", s.signs)
+    if {"squares", "average"} <= traits and s.smooth and s.degrees.get(GRADIENT) != 0:
+        yield finding("moment_of_average", path)
     if traits & {"average", "squares", "scale_invariant"}:
         yield from too_early(s)
     if "learning_rate" in traits and rates:
