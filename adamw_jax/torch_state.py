@@ -15,7 +15,7 @@ from adamw_jax.moments import scale_by_momentum
 from adamw_jax.optimizers.adam import adamw
 from adamw_jax.optimizers.variants import amsgrad
 from adamw_jax.rescale import scale_by_learning_rate
-from adamw_jax.routing import route
+from adamw_jax.routing import masked
 from adamw_jax.transform import Transformation
 from adamw_jax.transplanting import Transplant, transplant
 from adamw_jax.trees import path_text
@@ -87,8 +87,8 @@ def from_torch(
         path: _entry(state_dict["state"], groups, path, key) for path, (key, _) in asked.items()
     }
     if len(found) < len(paths):
-        imported = lambda path, leaf: path in found
-        old_tx = route([("imported", imported, old_tx)], optax.set_to_zero())
+        flags = [path in found for path in paths]
+        old_tx = masked(old_tx, jax.tree.unflatten(jax.tree.structure(params), flags))
     numbers = {"count": _step(found, step), "learning_rate": _rate(groups)}
     fresh, treedef = jax.tree.flatten(old_tx.init(params))
 

@@ -18,6 +18,7 @@ import adamw_jax
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 ALGEBRA = ROOT / "docs" / "algebra.md"
+STATE = ROOT / "docs" / "state.md"
 TABLES = runpy.run_path(str(ROOT / "docs" / "tables.py"))
 
 
@@ -64,6 +65,17 @@ def test_readme_programs_run(standard_promotion):
     assert names["sweep"].shape == (3,)
 
 
+def test_the_programs_about_state_run(standard_promotion, capsys):
+    names = {}
+    for program in code_blocks(STATE, "python"):
+        exec(program, names)
+    printed = capsys.readouterr().out.splitlines()
+    (shown,) = code_blocks(STATE, "text")
+    lines = [line for line in shown.splitlines() if line != "..."]
+    assert lines
+    assert set(lines) <= set(printed)
+
+
 def test_readme_sessions_print_what_they_say():
     session = "\n".join(code_blocks(README, "pycon"))
     test = doctest.DocTestParser().get_doctest(session, {}, "README", str(README), 0)
@@ -96,7 +108,7 @@ def test_the_readme_shows_the_benchmarks_last_written():
     assert TABLES["block"](README, "benchmarks") == page.strip()
 
 
-@pytest.mark.parametrize("page", [README, ALGEBRA], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [README, ALGEBRA, STATE], ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(((?!http)[^)#]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target

@@ -155,7 +155,7 @@ def test_averages_and_sums_convert(x64):
 
 
 def test_what_is_averaged_matters():
-    """LaProp averages normalized gradients: none of Adam's averages, and a thousand times as big."""
+    """LaProp averages normalized gradients: another thing, a thousand times as big."""
     result = moved(aj.laprop(0.1), aj.adamw(0.1))
     assert names(result.report.reset) >= {"direction.numerator.0.momentum"}
     note = next(m.note for m in result.report.reset if m.new == "direction.numerator.0.momentum")
