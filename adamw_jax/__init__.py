@@ -99,8 +99,10 @@ from adamw_jax.schedules import (
     warmup_stable_decay,
 )
 from adamw_jax.slots import expand, part, parts, replace, swap
+from adamw_jax.state import Transplant, read, reset, transplant
 from adamw_jax.telemetry import metrics, probe
 from adamw_jax.timing import delay, scheduled
+from adamw_jax.torch_state import from_torch
 from adamw_jax.transform import Transformation, transformation
 from adamw_jax.writers import JSONLWriter, TensorBoardWriter
 
@@ -116,6 +118,7 @@ __all__ = [
     "Table",
     "TensorBoardWriter",
     "Transformation",
+    "Transplant",
     "View",
     "adabelief",
     "adafactor",
@@ -167,6 +170,7 @@ __all__ = [
     "factored_second_moment",
     "floor",
     "fork",
+    "from_torch",
     "gauss_newton_bartlett",
     "heavy_ball",
     "hutchinson",
@@ -202,9 +206,11 @@ __all__ = [
     "prodigy",
     "proximal_decay",
     "radam",
+    "read",
     "rectify",
     "relative",
     "replace",
+    "reset",
     "rms",
     "rmsprop",
     "root",
@@ -239,6 +245,7 @@ __all__ = [
     "sum_of_squares",
     "swap",
     "transformation",
+    "transplant",
     "update_rms",
     "variance_reduction",
     "warming_nesterov",

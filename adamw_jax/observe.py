@@ -17,10 +17,17 @@ from adamw_jax.domains import Count
 from adamw_jax.maps import abs_squared, divide, identity, safe_sqrt
 from adamw_jax.moments import count_up
 from adamw_jax.nonfinite import skip_nonfinite
-from adamw_jax.rescale import ScaleByLearningRateState, clip_by_global_norm
+from adamw_jax.rescale import clip_by_global_norm
 from adamw_jax.routing import masked, routed, routes
 from adamw_jax.slots import parts
-from adamw_jax.telemetry import ObserveState, Readings, probe, scalar, when_due
+from adamw_jax.telemetry import (
+    ObserveState,
+    Readings,
+    learning_rates,
+    probe,
+    scalar,
+    when_due,
+)
 from adamw_jax.transform import Transformation, init_part, slots, transformation, update_part
 from adamw_jax.trees import cast
 
@@ -63,14 +70,8 @@ def _first_clip(tx: Transformation) -> Any:
 
 def _learning_rate(state: Any) -> Any:
     """The learning rate last applied, where the state knows of exactly one."""
-    known = lambda x: isinstance(x, ScaleByLearningRateState) or hasattr(x, "hyperparams")
-    found = []
-    for x in jax.tree.leaves(state, is_leaf=known):
-        if isinstance(x, ScaleByLearningRateState):
-            found.append(x.learning_rate)
-        elif "learning_rate" in getattr(x, "hyperparams", ()):  # optax.inject_hyperparams
-            found.append(x.hyperparams["learning_rate"])
-    return scalar(jnp.asarray(found[0])) if len(found) == 1 else None
+    found = learning_rates(state)
+    return scalar(jnp.asarray(found[0][2])) if len(found) == 1 else None
 
 
 def _table(g: Any, u: Any, p: Any) -> jax.Array:

@@ -20,6 +20,7 @@ from adamw_jax.domains import Count
 from adamw_jax.maps import abs_squared, safe_sqrt
 from adamw_jax.moments import Counter, count_up
 from adamw_jax.nonfinite import SkipNonfiniteState
+from adamw_jax.rescale import ScaleByLearningRateState
 from adamw_jax.transform import transformation
 from adamw_jax.trees import path_text
 
@@ -150,6 +151,18 @@ def _found(state: Any, path: tuple = ()) -> Iterator[tuple[tuple, dict[str, Any]
             if not isinstance(node, ProbeState):
                 inner = (*path, *where, jax.tree_util.GetAttrKey("tx"))
                 yield from _found(node.tx, inner)
+
+
+def learning_rates(state: Any) -> list[tuple[tuple, Any, Any]]:
+    """Path, count and last value of every learning rate that a state knows of."""
+    injected = lambda x: "learning_rate" in getattr(x, "hyperparams", ())  # by Optax
+    known = lambda x: isinstance(x, ScaleByLearningRateState) or injected(x)
+    found = []
+    for path, x in jax.tree_util.tree_leaves_with_path(state, is_leaf=known):
+        if known(x):
+            rate = x.hyperparams["learning_rate"] if injected(x) else x.learning_rate
+            found.append((path, x.count, rate))
+    return found
 
 
 def metrics(state: Any) -> dict[str, jax.Array]:

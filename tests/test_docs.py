@@ -24,6 +24,7 @@ README = ROOT / "README.md"
 ALGEBRA = ROOT / "docs" / "algebra.md"
 INSIGHT = ROOT / "docs" / "insight.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+STATE = ROOT / "docs" / "state.md"
 TABLES = runpy.run_path(str(ROOT / "docs" / "tables.py"))
 
 
@@ -68,6 +69,17 @@ def test_readme_programs_run(standard_promotion):
         exec(program, names)
     assert names["loss"] < 10
     assert names["sweep"].shape == (3,)
+
+
+def test_the_programs_about_state_run(standard_promotion, capsys):
+    names = {}
+    for program in code_blocks(STATE, "python"):
+        exec(program, names)
+    printed = capsys.readouterr().out.splitlines()
+    (shown,) = code_blocks(STATE, "text")
+    lines = [line for line in shown.splitlines() if line != "..."]
+    assert lines
+    assert set(lines) <= set(printed)
 
 
 @pytest.mark.parametrize("page", [README, INSIGHT], ids=lambda page: page.name)

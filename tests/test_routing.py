@@ -3,6 +3,7 @@
 import copy
 import pickle
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -215,15 +216,119 @@ NET_ROUTES = {
 }
 
 
-def test_routes_in_nnx_and_linen():
-    boxed = nnx.state(Net(nnx.Rngs(0)), nnx.Param)
+class EqxNet(eqx.Module):
+    """Besides arrays, what is not optimized: a function and a whole number."""
+
+    hidden: dict
+    head: dict
+    activation: object = jax.nn.relu
+    calls: int = 3
+
+    def __call__(self, x):
+        x = self.activation(x @ self.hidden["kernel"] + self.hidden["bias"])
+        return x @ self.head["kernel"] + self.head["bias"]
+
+
+def kinds_of_trees():
+    """The same parameters in every kind of containers."""
+    plain = {
+        "head": {"bias": jnp.ones(2), "kernel": jnp.linspace(-1, 1, 8).reshape(4, 2)},
+        "hidden": {"bias": jnp.ones(4), "kernel": jnp.linspace(1, 2, 12).reshape(3, 4)},
+    }
     with jax.numpy_dtype_promotion("standard"):
-        partitioned = LinenNet().init(jax.random.key(0), jnp.ones((1, 3)))["params"]
-    plain = nnx.to_pure_dict(boxed)
-    for params in (plain, boxed, nnx.as_pure(boxed), partitioned):
-        assert aj.routes(NET_RULES, params) == NET_ROUTES
-    updates, _ = step(NET_RULES, partitioned, partitioned)
-    assert jax.tree.structure(updates) == jax.tree.structure(partitioned)
+        variables = LinenNet().init(jax.random.key(0), jnp.ones((1, 3)))["params"]
+    boxed = nnx.state(Net(nnx.Rngs(0)), nnx.Param)
+    model = EqxNet(**plain)
+    holders = {
+        "dict": plain,
+        "nnx boxed": boxed,
+        "nnx plain": nnx.as_pure(boxed),
+        "linen partitioned": variables,
+        "equinox": eqx.filter(model, eqx.is_inexact_array),  # None for all else
+    }
+    start = dict(by_names(plain))
+    filled = lambda tree: [start[name] for name, _ in by_names(tree)]
+    return {
+        name: jax.tree.unflatten(jax.tree.structure(tree), filled(tree))
+        for name, tree in holders.items()
+    }
+
+
+def by_names(tree):
+    return zip(aj.routes(aj.sgd(0.1), tree), jax.tree.leaves(tree), strict=True)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        [("biases", "bias$", aj.sgd(1.0)), ("head", "^head/", aj.lion(0.1))],
+        [
+            ("biases", lambda path, leaf: leaf.ndim == 1, aj.sgd(1.0)),
+            ("head", lambda path, leaf: path == "head/kernel", aj.lion(0.1)),
+        ],
+    ],
+    ids=["by path", "by path and leaf"],
+)
+def test_the_same_on_every_kind_of_tree(rules):
+    """Routes, steps and state, leaf by leaf to the bit, with a clip over all of them before."""
+    clip = aj.clip_by_global_norm(0.5)
+    tx = aj.chain(clip, aj.route([*rules, ("frozen", "hidden", optax.set_to_zero())], aj.sgd(9.0)))
+    trees = kinds_of_trees()
+    expected = {
+        "head/bias": "biases",
+        "head/kernel": "head",
+        "hidden/bias": "biases",
+        "hidden/kernel": "frozen",
+    }
+    found = {}
+    for name, params in trees.items():
+        assert aj.routes(tx, params) == expected
+        state = tx.init(params)
+        grads = params
+        for _ in range(2):
+            updates, state = jax.jit(tx.update)(grads, state, params)
+            assert jax.tree.structure(updates) == jax.tree.structure(params)
+            params = optax.apply_updates(params, updates)
+        # Frozen leaves hold no state: one momentum, for the kernel of the head.
+        held = [x.shape for x in jax.tree.leaves(state) if x.ndim]
+        assert held == [(4, 2)]
+        found[name] = dict(by_names(params)), jax.tree.leaves(state)
+    for params, state in found.values():
+        assert_equal(params, found["dict"][0])
+        assert_equal(state, found["dict"][1])
+    # The clip saw all leaves: what went to plain SGD is the whole gradient, scaled as one.
+    start = dict(by_names(trees["dict"]))
+    norm = float(optax.tree.norm(trees["dict"]))
+    first, _ = tx.update(trees["dict"], tx.init(trees["dict"]), trees["dict"])
+    np.testing.assert_allclose(first["head"]["bias"], -0.5 / norm * start["head/bias"], rtol=1e-6)
+
+
+def test_training_an_equinox_module():
+    model = EqxNet(**kinds_of_trees()["dict"])
+    tx = aj.route([("biases", "bias$", aj.sgd(0.01))], ("kernels", aj.adamw(0.01)))
+    x = jnp.linspace(-1, 1, 6).reshape(2, 3)
+    loss = eqx.filter_value_and_grad(lambda model: jnp.mean(model(x) ** 2))
+    state = tx.init(eqx.filter(model, eqx.is_inexact_array))
+
+    @eqx.filter_jit
+    def step(model, state):
+        value, grads = loss(model)
+        updates, state = tx.update(grads, state, eqx.filter(model, eqx.is_inexact_array))
+        return eqx.apply_updates(model, updates), state, value
+
+    losses = []
+    for _ in range(5):
+        model, state, value = step(model, state)
+        losses.append(float(value))
+    assert losses[-1] < losses[0]
+    assert (model.calls, model.activation) == (3, jax.nn.relu)
+
+
+def test_a_rule_that_matches_nothing_on_every_kind_of_tree():
+    tx = aj.route([("tail", "^tail", aj.sgd(0.1))], aj.adamw(0.1))
+    for params in kinds_of_trees().values():
+        with pytest.raises(ValueError, match=r"the rule 'tail' .*paths are h\w+/bias, "):
+            tx.init(params)
 
 
 def test_boxed_at_init_and_plain_in_update():

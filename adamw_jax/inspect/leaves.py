@@ -38,13 +38,24 @@ class Reach(NamedTuple):
 
 
 class Held(NamedTuple):
-    """One array of state: where, and for which parameter (None for no particular one)."""
+    """One array of state: where, and for which parameter (None for no particular one).
+
+    Attributes:
+      path: dotted path of the part that keeps it.
+      field: its dotted name in the state of that part.
+      leaf: index of the parameter.
+      shape, dtype: its own.
+      kind: class of the innermost named tuple that holds it, None if none does.
+      name: its dotted name in that tuple.
+    """
 
     path: str
     field: str
     leaf: int | None
     shape: tuple[int, ...]
     dtype: Any
+    kind: type | None
+    name: str
 
     @property
     def bytes(self) -> int:
@@ -118,25 +129,32 @@ def state(tx: Transformation, params: Any) -> list[Held]:
     structure of the parameters; the rest (counts, keys) belongs to none."""
     treedef, known = jax.tree.structure(params), {"", *parts(tx)}
     found = []
-    for names, leaf, x in _held(jax.eval_shape(tx.init, params), treedef, ()):
+    for names, (kind, depth), leaf, x in _held(
+        jax.eval_shape(tx.init, params), treedef, (), NOBODY
+    ):
         leaf = None if leaf is not None and _scalar(x, params) else leaf
         cut = next(n for n in range(len(names), -1, -1) if ".".join(names[:n]) in known)
-        path, field = ".".join(names[:cut]), ".".join(names[cut:])
-        found.append(Held(path, field, leaf, tuple(x.shape), jnp.dtype(x.dtype)))
+        path, field, name = (".".join(x) for x in (names[:cut], names[cut:], names[depth:]))
+        found.append(Held(path, field, leaf, tuple(x.shape), x.dtype, kind, name))
     return found
 
 
-def _held(node: Any, treedef: Any, names: tuple[str, ...]) -> Iterator[tuple]:
+NOBODY = (None, 0)
+
+
+def _held(node: Any, treedef: Any, names: tuple[str, ...], owner: tuple) -> Iterator[tuple]:
+    """Names, the class that holds it and how deep that stands, parameter, and array."""
     columns = _columns(node, treedef)
     if columns is not None:
         for i, column in enumerate(columns):
-            yield from ((names, i, x) for x in jax.tree.leaves(column))
+            yield from ((names, owner, i, x) for x in jax.tree.leaves(column))
     elif jax.tree_util.all_leaves([node]):
-        yield names, None, node
+        yield names, owner, None, node
     else:
+        owner = (type(node), len(names)) if hasattr(node, "_fields") else owner
         children, _ = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda x: x is not node)
         for path, child in children:
-            yield from _held(child, treedef, names + trees.path_names(path))
+            yield from _held(child, treedef, names + trees.path_names(path), owner)
 
 
 def _columns(node: Any, treedef: Any) -> list[Any] | None:
