@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 Axis = str | tuple[str, ...]
 
@@ -76,14 +76,11 @@ def automatic(function: Callable, like: Any, *arguments: Any) -> Any:
     reshape that cannot carry it over is an error.  Here the result is said to lie
     as `like` does, and what comes between is the compiler's to place.
     """
-    meshes = [jax.typeof(x).sharding.mesh for x in jax.tree.leaves((like, arguments))]
-    names = {
-        name
-        for mesh in meshes
-        for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
-        if kind == AxisType.Explicit
-    }
-    if not names:
+    meshes = (jax.typeof(x).sharding.mesh for x in jax.tree.leaves((like, arguments)))
+    mesh = next((m for m in meshes if AxisType.Explicit in m.axis_types), None)
+    if mesh is None:
         return function(*arguments)
-    out = jax.tree.map(lambda x: jax.typeof(x).sharding, like)
-    return jax.sharding.auto_axes(function, axes=tuple(sorted(names)), out_sharding=out)(*arguments)
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    axes = tuple(name for name, kind in kinds if kind == AxisType.Explicit)
+    out = jax.tree.map(lambda x: NamedSharding(mesh, jax.typeof(x).sharding.spec), like)
+    return jax.sharding.auto_axes(function, axes=axes, out_sharding=out)(*arguments)

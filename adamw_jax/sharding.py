@@ -116,12 +116,12 @@ def sharding_report(
 
 def _placements(function, tx, params, mesh, zero_axis) -> list[Placement]:
     size = axis_size(function, mesh, zero_axis) if zero_axis else 1
+    shapes = _shapes(function, params)
     taken = [
         _axes_of(function, path, leaf, mesh)
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
     ]
     paths = [trees.path_text(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    shapes = _shapes(function, params)
     found = []
     for held in leaves.state(lift(tx), shapes):
         name, fallback = f"{held.path} {held.field}".strip(), ""
