@@ -18,6 +18,7 @@ import adamw_jax
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 ALGEBRA = ROOT / "docs" / "algebra.md"
+SCALING = ROOT / "docs" / "scaling.md"
 TABLES = runpy.run_path(str(ROOT / "docs" / "tables.py"))
 
 
@@ -64,6 +65,16 @@ def test_readme_programs_run(standard_promotion):
     assert names["sweep"].shape == (3,)
 
 
+def test_the_programs_of_the_page_on_many_devices_run(standard_promotion, capsys):
+    names = {}
+    for program in code_blocks(SCALING, "python"):
+        exec(program, names)
+    assert names["on_each"] < 8 * (64 * 256 * 2 + 3) / 7
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 2
+    assert all(line.endswith("of gain no axis of (3,) is divisible by 4") for line in said)
+
+
 def test_readme_sessions_print_what_they_say():
     session = "\n".join(code_blocks(README, "pycon"))
     test = doctest.DocTestParser().get_doctest(session, {}, "README", str(README), 0)
@@ -96,7 +107,7 @@ def test_the_readme_shows_the_benchmarks_last_written():
     assert TABLES["block"](README, "benchmarks") == page.strip()
 
 
-@pytest.mark.parametrize("page", [README, ALGEBRA], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [README, ALGEBRA, SCALING], ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(((?!http)[^)#]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
