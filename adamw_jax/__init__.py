@@ -98,6 +98,7 @@ from adamw_jax.schedules import (
     schedule,
     warmup_stable_decay,
 )
+from adamw_jax.sharding import Placement, sharding_report, state_sharding
 from adamw_jax.slots import expand, part, parts, replace, swap
 from adamw_jax.state import Transplant, read, reset, transplant
 from adamw_jax.telemetry import metrics, probe
@@ -114,6 +115,7 @@ __all__ = [
     "Description",
     "Finding",
     "JSONLWriter",
+    "Placement",
     "Schedule",
     "Table",
     "TensorBoardWriter",
@@ -232,6 +234,7 @@ __all__ = [
     "scheduled",
     "second_moment",
     "sgd",
+    "sharding_report",
     "shrink",
     "shrink_after",
     "sign",
@@ -242,6 +245,7 @@ __all__ = [
     "sophia_h",
     "square",
     "stable_adamw",
+    "state_sharding",
     "sum_of_squares",
     "swap",
     "transformation",

@@ -8,6 +8,7 @@ import optax
 
 from adamw_jax.domains import Count, Decay
 from adamw_jax.moments import Counter, count_up
+from adamw_jax.placement import automatic
 from adamw_jax.transform import transformation
 from adamw_jax.trees import cast
 
@@ -70,7 +71,9 @@ def eigenbasis(decay: Decay, *, every: Count = 10, max_dim: Count = 10000):
         count = jnp.zeros((), jnp.int32)
         return EigenbasisState(count, squares(zeros, params), squares(jnp.eye, params))
 
-    def update(updates, state, params=None):
+    rotations = lambda g, *q: tuple(x if x.size else None for x in q[: g.ndim])
+
+    def renew(updates, state):
         grams = tuple(
             jax.tree.map(lambda g, m, i=i: _average(m, g, i, cast(decay, g)), updates, tree)
             for i, tree in enumerate(state.gram)
@@ -80,9 +83,11 @@ def eigenbasis(decay: Decay, *, every: Count = 10, max_dim: Count = 10000):
         keep = lambda m, q: q
         case = jnp.where(state.count == 0, 0, jnp.where(state.count % every == 0, 1, 2))
         vectors = jax.lax.switch(case, (first, again, keep), grams, state.vectors)
-        rotations = lambda g, *q: tuple(x if x.size else None for x in q[: g.ndim])
+        return EigenbasisState(count_up(state.count), grams, vectors)
+
+    def update(updates, state, params=None):
         seen = jax.tree.map(rotations, updates, *state.vectors)
-        return seen, EigenbasisState(count_up(state.count), grams, vectors)
+        return seen, automatic(renew, state, updates, state)
 
     return optax.GradientTransformation(init, update)
 

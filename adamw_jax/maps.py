@@ -4,11 +4,14 @@ They work leaf by leaf and keep no state.  Where the textbook function has no
 finite value or derivative (the root of zero), the convention is 0.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from adamw_jax.domains import Finite, NonNegative, Positive
+from adamw_jax.placement import automatic
 from adamw_jax.transform import transformation
 from adamw_jax.trees import cast
 
@@ -53,6 +56,10 @@ def divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
 
 def rotate(x: jax.Array, rotations: tuple[jax.Array | None, ...], back: bool = False) -> jax.Array:
     """x in the basis of the rotations' columns, along every axis; or back from it."""
+    return automatic(functools.partial(_rotate, back=back), x, x, rotations)
+
+
+def _rotate(x, rotations, back):
     for axis, q in enumerate(rotations):
         if q is not None:
             q = q if back else q.conj().T

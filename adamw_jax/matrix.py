@@ -16,6 +16,7 @@ import optax
 from adamw_jax import trees
 from adamw_jax.domains import Count, DType
 from adamw_jax.newton_schulz import Table, orthogonalize_stack, table_of
+from adamw_jax.placement import Axis, automatic, deal_out
 from adamw_jax.transform import transformation
 from adamw_jax.trees import cast
 
@@ -79,9 +80,9 @@ def default_matrices(path: str, leaf: Any) -> View | bool:
     )
 
 
-def view_of(function: str, views: Views, path: tuple, leaf: Any) -> View:
+def view_of(function: str, views: Views | None, path: str, leaf: Any) -> View:
     """The view of a leaf, checked against its shape."""
-    found = views(trees.path_text(path), leaf)
+    found = views(path, leaf) if views else True
     found = default_view(leaf) if found is True else found
     axes, out = jnp.ndim(leaf), jnp.shape(leaf)[-1:] or (0,)
     if (
@@ -90,7 +91,7 @@ def view_of(function: str, views: Views, path: tuple, leaf: Any) -> View:
         or out[0] % found.blocks
     ):
         raise ValueError(
-            f"{function}: '{trees.path_text(path)}' of shape {jnp.shape(leaf)} has no matrix view "
+            f"{function}: '{path}' of shape {jnp.shape(leaf)} has no matrix view "
             f"(got {found!r}). Route it elsewhere, or return a View that fits."
         )
     return found
@@ -130,6 +131,7 @@ def orthogonalize(
     steps: Count = 5,
     dtype: DType | None = None,
     views: Views | None = None,
+    stack_axis: Axis | None = None,
 ):
     """U S Vᵀ -> about U Vᵀ: brings every singular value of every matrix near 1.
 
@@ -146,40 +148,62 @@ def orthogonalize(
         the traffic and is how the method is usually run.
       views: from path and leaf to the `View` of that leaf; None sees all axes
         but the last as rows.
+      stack_axis: an axis of the current mesh (`jax.set_mesh`), or several, over
+        which each stack is dealt out.  Every device iterates whole matrices of
+        its own, with no communication; before and after, matrices move to
+        where they are due.  Name first the axes that shard the matrices.
 
     Raises:
-      ValueError: a leaf has no matrix view, or the table has too few rows.
+      ValueError: a leaf has no matrix view, the table has too few rows, or the
+        mesh has no such axis.
 
     Reference: Jordan et al., "Muon", 2024; Amsel et al., "The Polar Express",
     2025 (arXiv 2505.16932), implementations 1-2.
     """
     table = table_of(coefficients, steps)
-    views = views or (lambda path, leaf: default_view(leaf))
 
-    def update(updates, params):
+    def iterate(updates):
         paths, treedef = jax.tree_util.tree_flatten_with_path(updates)
-        seen = [view_of("orthogonalize", views, path, leaf) for path, leaf in paths]
+        seen = [view_of("orthogonalize", views, trees.path_text(p), leaf) for p, leaf in paths]
         stacks = [to_matrices(leaf, view) for (_, leaf), view in zip(paths, seen, strict=True)]
-        done = _in_batches(stacks, table, dtype)
+        done = _in_batches(stacks, table, dtype, stack_axis)
         leaves = [
             from_matrices(x, view, leaf.shape)
             for x, view, (_, leaf) in zip(done, seen, paths, strict=True)
         ]
         return treedef.unflatten(leaves)
 
-    return optax.stateless(update)
+    return optax.stateless(lambda updates, params: automatic(iterate, updates, updates))
 
 
-def _in_batches(stacks: list[jax.Array], table: Table, dtype) -> list[jax.Array]:
+def _groups(stacks: list[Any]) -> dict[Any, list[int]]:
+    """Which stacks are iterated together: those with matrices of one shape or its transpose."""
+    found: dict[Any, list[int]] = {}
+    for i, x in enumerate(stacks):
+        found.setdefault((tuple(sorted(x.shape[1:])), x.dtype), []).append(i)
+    return found
+
+
+def stack_heights(leaves: list[Any], views: list[View]) -> list[tuple[tuple[int, ...], int]]:
+    """The shape [short, long] of the matrices of each stack, and how many it holds."""
+    bare = trees.widen([jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves])
+    stacks = [
+        jax.eval_shape(lambda x, view=view: to_matrices(x, view), leaf)
+        for leaf, view in zip(bare, views, strict=True)
+    ]
+    groups = _groups(stacks).items()
+    return [(shape, sum(stacks[i].shape[0] for i in group)) for (shape, _), group in groups]
+
+
+def _in_batches(stacks: list[jax.Array], table: Table, dtype, axis) -> list[jax.Array]:
     """Orthogonalises stacks of matrices, those of one shape (or its transpose) together."""
     wide = [x.swapaxes(1, 2) if x.shape[1] > x.shape[2] else x for x in stacks]
-    groups: dict[Any, list[int]] = {}
-    for i, x in enumerate(wide):
-        groups.setdefault((x.shape[1:], x.dtype), []).append(i)
+    work = lambda x: orthogonalize_stack(x, table, dtype)
     done: list[Any] = [None] * len(stacks)
-    for members in groups.values():
+    for members in _groups(stacks).values():
         together = jnp.concatenate([wide[i] for i in members])
-        result, start = orthogonalize_stack(together, table, dtype), 0
+        result = deal_out("orthogonalize", work, together, axis) if axis else work(together)
+        start = 0
         for i in members:
             part = result[start : start + len(wide[i])]
             start += len(wide[i])
@@ -219,10 +243,9 @@ def scale_by_shape(scale: str = "keller", *, views: Views | None = None):
         raise ValueError(
             f"scale_by_shape: scale is {scale!r}. It must be one of: {', '.join(SHAPE_SCALES)}."
         )
-    views = views or (lambda path, leaf: default_view(leaf))
 
     def leaf(path, u):
-        view = view_of("scale_by_shape", views, path, u)
+        view = view_of("scale_by_shape", views, trees.path_text(path), u)
         _, fan_in, fan_out = jax.eval_shape(lambda x: to_matrices(x, view), u).shape
         return u if u.size == 0 else cast(SHAPE_SCALES[scale](fan_in, fan_out), u) * u
 

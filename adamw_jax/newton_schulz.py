@@ -106,6 +106,7 @@ def table_of(coefficients: Any, steps: int) -> Table:
     return table._replace(rows=rows[:steps])
 
 
+@jax.named_scope("newton_schulz")
 def orthogonalize_stack(q: jax.Array, table: Table, dtype: Any = None) -> jax.Array:
     """Orthogonalises a stack of wide matrices [n, rows <= columns, columns].
 

@@ -1,11 +1,17 @@
 """How every test runs: strict dtype promotion, float32 by default, float64 on request."""
 
+import os
+
 import jax
 import pytest
 
 # Nothing in the library may rely on JAX to choose a dtype.  Optax and Flax do: a test
 # that runs their code does it under `jax.numpy_dtype_promotion("standard")`.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+# Eight devices for the tests that need a mesh; all else runs on the first.
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    jax.config.update("jax_num_cpu_devices", 8)
 
 
 @pytest.fixture

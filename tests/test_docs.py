@@ -25,6 +25,7 @@ ALGEBRA = ROOT / "docs" / "algebra.md"
 INSIGHT = ROOT / "docs" / "insight.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 STATE = ROOT / "docs" / "state.md"
+SCALING = ROOT / "docs" / "scaling.md"
 TABLES = runpy.run_path(str(ROOT / "docs" / "tables.py"))
 
 
@@ -98,6 +99,16 @@ def test_the_commands_of_the_insight_page_run(capsys):
             assert command.run(flags.FLAGS(shlex.split(line))) == ("lint" in line)
         assert capsys.readouterr().out
     assert {shlex.split(line)[1] for line in lines} == set(command.COMMANDS)
+
+
+def test_the_programs_of_the_page_on_many_devices_run(standard_promotion, capsys):
+    names = {}
+    for program in code_blocks(SCALING, "python"):
+        exec(program, names)
+    assert names["on_each"] < 8 * (64 * 256 * 2 + 3) / 7
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 2
+    assert all(line.endswith("of gain no axis of (3,) is divisible by 4") for line in said)
 
 
 MIGRATIONS = re.findall(r"^\| `(optax\..*)` \| `(.*)` \|$", README.read_text("utf-8"), re.MULTILINE)

@@ -21,6 +21,7 @@ def test_all_examples_are_tested():
     assert {path.name for path in EXAMPLES.glob("*.py")} == {
         "train_nnx.py",
         "train_linen.py",
+        "train_sharded.py",
         "worked_example.py",
     }
 
@@ -30,6 +31,13 @@ def test_a_training_loop_learns_within_a_few_steps(name):
     out = run(name, "--steps", "30")
     accuracy = float(re.search(r"test accuracy ([\d.]+)%", out)[1])
     assert 60 < accuracy < 100  # ten classes; one in ten is chance
+
+
+def test_the_sharded_example_learns_and_holds_a_share_of_the_state():
+    out = run("train_sharded.py", "--steps", "60", "--width", "32")
+    whole, share = map(int, re.search(r"(\d+) in all, (\d+) on each", out).groups())
+    assert whole / 8 < share < whole / 6  # embedding and head are spread over the data axis only
+    assert 0 < float(re.search(r"step 60: training loss ([\d.]+)", out)[1]) < 1  # ln 10 at first
 
 
 def test_the_worked_example_prints_the_exact_path():

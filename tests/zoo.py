@@ -24,6 +24,7 @@ PROPERTIES = {
     "bitwise": "what is the same in exact arithmetic is the same to the bit",
     "complex": "complex parameters are updated as the reference says",
     "derivative": "derivatives through an update are finite at a zero gradient",
+    "explicit": "parameters may lie on a mesh whose axes are explicit",
     "foreign schedule": "the learning rate may be any function of the count",
     "inject": "optax.inject_hyperparams finds the learning rate and may change it",
     "leafwise": "a tree is updated as each of its leaves alone would be",
@@ -276,6 +277,7 @@ ROWS = [
         golden=None,
         skips={
             "complex": "logits are real",
+            "explicit": "its logits ravel parameters, which such a mesh refuses",
             "leafwise": "B counts the labels, and so the rows, of the whole batch",
         },
     ),

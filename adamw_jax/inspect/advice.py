@@ -7,7 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from adamw_jax.inspect.leaves import Held, Reach
-from adamw_jax.matrix import orthogonalize
+from adamw_jax.matrix import orthogonalize, stack_heights, view_of
+from adamw_jax.placement import axis_size, padding
 from adamw_jax.routing import masked, routed
 from adamw_jax.transform import slots
 
@@ -37,6 +38,7 @@ def warnings(
     yield from _frozen_averages(seen, held)
     yield from _three_axes(seen, leaves)
     yield from _replicated(held, leaves, arrays)
+    yield from _unequal_shares(seen, leaves, arrays)
 
 
 def _unmatched(seen: list[Reach]) -> Iterator[str]:
@@ -108,5 +110,24 @@ def _replicated(held: list[Held], leaves: Sequence[Any], arrays: Sequence[Any]) 
         (first, path, devices), size = found[0], sum(h.bytes for h, _, _ in found)
         yield (
             f"{size:,} bytes of state are replicated on {devices} devices, {first.field} of "
-            f"{path!r} among them. Give the state shardings of its own."
+            f"{path!r} among them. Spread it: state_sharding(tx, params, mesh, zero_axis=...)."
         )
+
+
+def _unequal_shares(
+    seen: list[Reach], leaves: Sequence[Any], arrays: Sequence[Any]
+) -> Iterator[str]:
+    """Stacks of matrices that the devices of a mesh cannot share equally."""
+    for r in seen:
+        if r.piece.factory is not orthogonalize or not r.piece.arguments["stack_axis"]:
+            continue
+        chosen, axis = r.piece.arguments["views"], r.piece.arguments["stack_axis"]
+        meshes = [getattr(getattr(arrays[i], "sharding", None), "mesh", None) for i in r.leaves]
+        size = axis_size("describe", meshes[0], axis) if any(meshes) else 1
+        views = [view_of("describe", chosen, leaves[i].path, arrays[i]) for i in r.leaves]
+        for shape, height in stack_heights([arrays[i] for i in r.leaves], views):
+            if padding(height, size):
+                yield (
+                    f"{height} matrices of shape {shape} do not share equally among {size} "
+                    f"devices; {r.path!r} adds {padding(height, size)} of zeros."
+                )
