@@ -18,6 +18,7 @@ import adamw_jax
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 ALGEBRA = ROOT / "docs" / "algebra.md"
+FLAX = ROOT / "docs" / "flax.md"
 TABLES = runpy.run_path(str(ROOT / "docs" / "tables.py"))
 
 
@@ -64,6 +65,19 @@ def test_readme_programs_run(standard_promotion):
     assert names["sweep"].shape == (3,)
 
 
+def test_the_programs_of_the_flax_page_run(standard_promotion, tmp_path):
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(8, 64)), jnp.float32)
+    labels = jnp.arange(8) % 10
+    names = {"batches": [(images, labels)] * 3, "directory": tmp_path / "run"}
+    seen = []
+    for program in code_blocks(FLAX, "python"):
+        exec(program, names)
+        seen.append(float(names["loss"]))
+    assert len(seen) == len(set(seen)) == 4  # every program trains
+    assert all(loss < 10 for loss in seen)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"2", "3"}
+
+
 def test_readme_sessions_print_what_they_say():
     session = "\n".join(code_blocks(README, "pycon"))
     test = doctest.DocTestParser().get_doctest(session, {}, "README", str(README), 0)
@@ -96,7 +110,7 @@ def test_the_readme_shows_the_benchmarks_last_written():
     assert TABLES["block"](README, "benchmarks") == page.strip()
 
 
-@pytest.mark.parametrize("page", [README, ALGEBRA], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [README, ALGEBRA, FLAX], ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(((?!http)[^)#]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target

@@ -32,6 +32,23 @@ def test_a_training_loop_learns_within_a_few_steps(name):
     assert 60 < accuracy < 100  # ten classes; one in ten is chance
 
 
+@pytest.mark.parametrize("name", ["train_nnx.py", "train_linen.py"])
+def test_a_training_loop_takes_any_optimizer(name):
+    """One that is evaluated elsewhere than it is trained."""
+    out = run(name, "--steps", "30", "--optimizer", "schedule_free_adamw(1e-2)")
+    assert "schedule_free_adamw(0.01)" in out.splitlines()[0]
+    assert 60 < float(re.search(r"test accuracy ([\d.]+)%", out)[1]) < 100
+
+
+def test_a_training_loop_goes_on_where_it_was(tmp_path):
+    options = ("--optimizer", "adamw(1e-2)", "--checkpoints", str(tmp_path / "saved"))
+    assert "starts after step 0\n" in run("train_nnx.py", "--steps", "20", *options)
+    on = run("train_nnx.py", "--steps", "30", *options)
+    assert "starts after step 20\n" in on
+    whole = run("train_nnx.py", "--steps", "30", *options[:2])
+    assert on.splitlines()[-2:] == whole.splitlines()[-2:]
+
+
 def test_the_worked_example_prints_the_exact_path():
     out = run("worked_example.py")
     last = [line.split()[-1] for line in out.splitlines() if line.startswith("exact")]
