@@ -563,7 +563,7 @@ def kill_somewhere(process, directory, rng, in_a_save):
     wait_for(process, lambda: newest() >= target)
     if in_a_save:
         wait_for(process, lambda: half_written(directory))
-    time.sleep(rng.uniform(0, 0.03))
+    time.sleep(rng.uniform(0, 0.03 if in_a_save else 0.2))
     process.send_signal(signal.SIGKILL)
     out, err = process.communicate()
     assert process.returncode == -signal.SIGKILL
