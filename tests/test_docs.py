@@ -26,6 +26,7 @@ INSIGHT = ROOT / "docs" / "insight.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 STATE = ROOT / "docs" / "state.md"
 SCALING = ROOT / "docs" / "scaling.md"
+FLAX = ROOT / "docs" / "flax.md"
 TABLES = runpy.run_path(str(ROOT / "docs" / "tables.py"))
 
 
@@ -109,6 +110,19 @@ def test_the_programs_of_the_page_on_many_devices_run(standard_promotion, capsys
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 2
     assert all(line.endswith("of gain no axis of (3,) is divisible by 4") for line in said)
+
+
+def test_the_programs_of_the_flax_page_run(standard_promotion, tmp_path):
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(8, 64)), jnp.float32)
+    labels = jnp.arange(8) % 10
+    names = {"batches": [(images, labels)] * 3, "directory": tmp_path / "run"}
+    seen = []
+    for program in code_blocks(FLAX, "python"):
+        exec(program, names)
+        seen.append(float(names["loss"]))
+    assert len(seen) == len(set(seen)) == 4  # every program trains
+    assert all(loss < 10 for loss in seen)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"2", "3"}
 
 
 MIGRATIONS = re.findall(r"^\| `(optax\..*)` \| `(.*)` \|$", README.read_text("utf-8"), re.MULTILINE)

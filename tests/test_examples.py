@@ -51,6 +51,23 @@ def test_the_sharded_example_learns_and_holds_a_share_of_the_state():
     assert 0 < float(re.search(r"step 60: training loss ([\d.]+)", out)[1]) < 1  # ln 10 at first
 
 
+@pytest.mark.parametrize("name", ["train_nnx.py", "train_linen.py"])
+def test_a_training_loop_takes_any_optimizer(name):
+    """One that is evaluated elsewhere than it is trained."""
+    out = run(name, "--steps", "30", "--optimizer", "schedule_free_adamw(1e-2)")
+    assert "schedule_free_adamw(0.01)" in out.splitlines()[0]
+    assert 60 < float(re.search(r"test accuracy ([\d.]+)%", out)[1]) < 100
+
+
+def test_a_training_loop_goes_on_where_it_was(tmp_path):
+    options = ("--optimizer", "adamw(1e-2)", "--checkpoints", str(tmp_path / "saved"))
+    assert "starts after step 0\n" in run("train_nnx.py", "--steps", "20", *options)
+    on = run("train_nnx.py", "--steps", "30", *options)
+    assert "starts after step 20\n" in on
+    whole = run("train_nnx.py", "--steps", "30", *options[:2])
+    assert on.splitlines()[-2:] == whole.splitlines()[-2:]
+
+
 def test_the_worked_example_prints_the_exact_path():
     out = run("worked_example.py")
     last = [line.split()[-1] for line in out.splitlines() if line.startswith("exact")]

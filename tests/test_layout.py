@@ -54,6 +54,8 @@ ORDER = [
     "state.py",
     "torch_state.py",
     "flax.py",
+    "digests.py",
+    "checkpoints.py",
     "__init__.py",
     "__main__.py",
     "ablation/",  # uses the package as its users do
@@ -145,7 +147,7 @@ def test_imports_are_seen():
 def test_nothing_private_is_imported(module):
     for names in imports(SOURCES[module]):
         top, *rest = names[0].split(".")
-        if top in ("jax", "jaxlib", "optax", "flax", "chex"):
+        if top in ("jax", "jaxlib", "optax", "flax", "chex", "orbax"):
             assert not any(part.startswith("_") for part in rest), names[0]
 
 
