@@ -102,4 +102,6 @@ if __name__ == "__main__":
     if arguments.devices:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", arguments.devices)
+        # Two steps in flight could wait for each other where devices outnumber cores.
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
     main(arguments.steps, arguments.width)

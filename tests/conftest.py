@@ -12,6 +12,9 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Eight devices for the tests that need a mesh; all else runs on the first.
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     jax.config.update("jax_num_cpu_devices", 8)
+# One program at a time: two that are in flight can wait for each other's collectives
+# where devices outnumber cores.
+jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 @pytest.fixture
