@@ -149,9 +149,17 @@ def _run(arguments: Sequence[str]) -> int:
         return 2
 
 
+def _run_quietly(arguments: Sequence[str]) -> int:
+    import jax
+
+    if _PLATFORM.value in ("cpu", "tpu"):  # nothing is run: let accelerators sleep
+        jax.config.update("jax_platforms", "cpu")
+    return _run(arguments)
+
+
 def main() -> None:
     """The console script."""
-    app.run(_run)
+    app.run(_run_quietly)
 
 
 if __name__ == "__main__":

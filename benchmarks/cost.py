@@ -29,16 +29,19 @@ TEXT = """# What a step costs on a TPU
 Written by `make cost`, which compiles the donated update of every optimizer for chips
 that are not there and reads the programs; `adamw_jax.cost` does the same for yours. Bytes
 are those moved to and from the chip's main memory for each float32 parameter. The *floor*
-reads every argument and writes every result once, and no program does with less.
+reads every argument and writes every result once.
 
 * Element-wise optimizers are at their floor, in one kernel and without temporaries; a test
   holds them to it.
-* Those that first need a norm, a mean or a sum of what they then use read it twice.
-* Sophia's curvature is neither read nor written in vain: on most steps its step is below
-  the floor, which writes it. In brackets, a step that refreshes it, its loss being the
-  smallest there is.
-* Milliseconds are for 10⁹ parameters on one chip at its full bandwidth ({rates}). That is
-  what bounds an element-wise step; the matrix products of Muon and SOAP take longer.
+* Those that first need a norm, a mean or a sum of what they then use read it twice, or
+  once where it fits on the chip.
+* Muon and SOAP multiply matrices; where these do not fit on the chip each product goes
+  through main memory.
+* Sophia is below the floor on most steps, on which its curvature stays and is not written.
+  In brackets: a step that refreshes it, for the smallest of losses; and SOAP's that turns
+  its bases.
+* Milliseconds are for 10⁹ parameters on one chip at its full bandwidth, which is what
+  bounds an element-wise step ({rates}); matrix products take longer.
 * SOAP's is a matrix of {soap} x {soap}, the others' one of 4096 x 4096.
 * The last column: whether `jax.export` lowers the update for both platforms.
 
