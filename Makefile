@@ -1,6 +1,7 @@
 # make demo    train AdamW with pieces swapped on real digits; report to out/
 # make test    format, lint, types, tests
 # make bench   measure speed and accuracy against Optax
+# make cost    compile every optimizer for TPUs that are not there; table to docs/
 # make readme  put the tables of the last demo and benchmark into README.md
 # make clean   remove everything made here
 #
@@ -24,6 +25,9 @@ bench: .venv/has-examples
 	@.venv/bin/python -m benchmarks
 	@.venv/bin/python -m benchmarks.zoo
 
+cost: .venv/has-test
+	@.venv/bin/python -m benchmarks.cost
+
 readme: .venv/has-examples
 	@.venv/bin/python docs/tables.py
 
@@ -33,4 +37,4 @@ readme: .venv/has-examples
 clean:
 	@rm -rf .venv out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: demo test lint bench readme clean
+.PHONY: demo test lint bench cost readme clean

@@ -24,6 +24,7 @@ from adamw_jax.guard import (
     update_rms,
 )
 from adamw_jax.inspect.check import assert_contract, check
+from adamw_jax.inspect.cost import Cost, cost
 from adamw_jax.inspect.describe import Description, describe
 from adamw_jax.inspect.diff import Change, Changes, diff
 from adamw_jax.inspect.equations import equations
@@ -112,6 +113,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Change",
     "Changes",
+    "Cost",
     "Description",
     "Finding",
     "JSONLWriter",
@@ -155,6 +157,7 @@ __all__ = [
     "clip_by_rms",
     "constant",
     "cosine",
+    "cost",
     "curvature",
     "default_blocks",
     "default_matrices",

@@ -6,6 +6,8 @@ adamw-jax describe 'muon(0.02)' --params=up/kernel:64x256,up/bias:256
 adamw-jax equations 'lion(1e-4)'               the update rule; --format=latex, --symbols
 adamw-jax lint 'chain(adamw(1e-3), clip(1.0))' what is in the wrong order, if anything
 adamw-jax diff 'adamw(1e-3)' 'adam(1e-3)'      what changes from one to the other
+adamw-jax cost 'adamw(3e-3)'                   bytes and time of a step on a TPU; --params,
+                                               --topology=v5p:2x2x1, or --platform=cpu
 
 An expression is what Python would print: pieces, combinators, optimizers and
 schedules of adamw_jax, edited as you like, for example
@@ -25,8 +27,12 @@ _PARAMS = flags.DEFINE_string(
     "params",
     "embed/embedding:1000x64,block/query/kernel:64x64,block/up/kernel:64x256,"
     "block/up/bias:256,block/norm/scale:64,head/kernel:64x1000",
-    "describe: the parameters, as path:shape,path:shape",
+    "describe, cost: the parameters, as path:shape,path:shape",
 )
+_PLATFORM = flags.DEFINE_string(
+    "platform", "tpu", "cost: tpu for one that need not be here; cpu or gpu for what is"
+)
+_TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x2x1", "cost: which TPU, and how many chips")
 
 
 class UsageError(Exception):
@@ -105,6 +111,13 @@ def _diff(old: str, new: str) -> None:
     print("\n".join(map(str, changes)) or "No difference.")
 
 
+def _cost(text: str) -> None:
+    from adamw_jax import cost, parse
+
+    params = _parameters(_PARAMS.value)
+    print(cost(parse(text), params, platform=_PLATFORM.value, topology=_TOPOLOGY.value))
+
+
 # name: what to call, and how many expressions it takes
 COMMANDS: dict[str, tuple[Callable, int]] = {
     "list": (_list, 0),
@@ -112,6 +125,7 @@ COMMANDS: dict[str, tuple[Callable, int]] = {
     "equations": (_equations, 1),
     "lint": (_lint, 1),
     "diff": (_diff, 2),
+    "cost": (_cost, 1),
 }
 
 
@@ -133,14 +147,22 @@ def run(arguments: Sequence[str]) -> int:
         return 2
     try:
         return command(*texts) or 0
-    except (UsageError, ValueError, KeyError, TypeError) as error:
+    except (UsageError, ImportError, ValueError, KeyError, TypeError) as error:
         print(error.args[0] if error.args else error, file=sys.stderr)
         return 2
 
 
+def _run_quietly(arguments: Sequence[str]) -> int:
+    import jax
+
+    if _PLATFORM.value in ("cpu", "tpu"):  # nothing is run: let accelerators sleep
+        jax.config.update("jax_platforms", "cpu")
+    return run(arguments)
+
+
 def main() -> None:
     """The console script."""
-    app.run(run)
+    app.run(_run_quietly)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from adamw_jax.moments import (
     zeros,
 )
 from adamw_jax.transform import transformation
-from adamw_jax.trees import cast
+from adamw_jax.trees import cast, kept
 
 
 class PreviousSecondMomentState(NamedTuple):
@@ -176,7 +176,6 @@ def variance_reduction(decay: Decay, gamma: Finite = 0.025):
             return g + cast(gamma, g) * b / (1 - b) * (g - old)
 
         new, _ = accumulate("variance_reduction", step, updates, state.previous)
-        stored = jax.tree.map(lambda g, old: g.astype(old.dtype), updates, state.previous)
-        return new, VarianceReductionState(stored)
+        return new, VarianceReductionState(kept(updates, state.previous))
 
     return optax.GradientTransformation(init, update)

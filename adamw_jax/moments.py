@@ -14,7 +14,7 @@ import optax
 from adamw_jax.domains import Decay, DType, Finite, NonNegative, Whole
 from adamw_jax.maps import abs_squared, largest
 from adamw_jax.transform import transformation
-from adamw_jax.trees import cast, in_precision, real_dtype, widest
+from adamw_jax.trees import cast, in_precision, kept, real_dtype, widest
 
 # A 0-d int32 array.  `Any` to a type checker, to which `count` is a method of tuples.
 Counter: TypeAlias = Any
@@ -258,8 +258,7 @@ def difference():
         new, _ = accumulate(
             "difference", lambda g, old: jnp.where(seen, g - old, 0), updates, state.previous
         )
-        stored = jax.tree.map(lambda g, old: g.astype(old.dtype), updates, state.previous)
-        return new, DifferenceState(count_up(state.count), stored)
+        return new, DifferenceState(count_up(state.count), kept(updates, state.previous))
 
     return optax.GradientTransformation(init, update)
 
