@@ -6,8 +6,8 @@ adamw-jax describe 'muon(0.02)' --params=up/kernel:64x256,up/bias:256
 adamw-jax equations 'lion(1e-4)'               the update rule; --format=latex, --symbols
 adamw-jax lint 'chain(adamw(1e-3), clip(1.0))' what is in the wrong order, if anything
 adamw-jax diff 'adamw(1e-3)' 'adam(1e-3)'      what changes from one to the other
-adamw-jax cost 'adamw(3e-3)'                   bytes and time of a step on a TPU; --params,
-                                               --topology=v5p:2x2x1, or --platform=cpu
+adamw-jax cost 'adamw(3e-3)' --platform=cpu    bytes and time of a step, with --params
+adamw-jax cost 'adamw(3e-3)' --topology=v5p:2x2x1    likewise, on TPUs that are not here
 
 An expression is what Python would print: pieces, combinators, optimizers and
 schedules of adamw_jax, edited as you like, for example

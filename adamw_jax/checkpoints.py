@@ -6,13 +6,13 @@ zeros or garbage.  So every step holds a record of its leaves, with a digest of
 each, and what is read is compared with the record.
 """
 
+import contextlib
 import json
 import os
 import warnings
 import zlib
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ except ImportError:
     ) from None
 
 
-class Checkpoints:
+class Checkpoints(contextlib.AbstractContextManager):
     """The last checkpoints of a run, in a directory.
 
     Save whatever decides how the run goes on: model, optimizer state, random keys
@@ -60,15 +60,7 @@ class Checkpoints:
         self._writer: Any = None
         self._damaged: list[Any] = []  # directories of steps
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *failure: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -16,10 +16,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from adamw_jax.combine import chain
 from adamw_jax.domains import LearningRate, NonNegative
 from adamw_jax.moments import Counter, count_up
+from adamw_jax.rescale import scale_by_learning_rate
 from adamw_jax.routing import masked
-from adamw_jax.transform import transformation
+from adamw_jax.transform import Transformation, transformation
 from adamw_jax.trees import cast
 
 
@@ -195,3 +197,13 @@ def proximal_decay(
         return masked(proximal_decay(weight_decay, schedule), mask)
     step = lambda u, p, factor: (u - factor * p) / (1 + factor)
     return _timed("proximal_decay", step, weight_decay, schedule)
+
+
+def descend(direction, learning_rate, weight_decay, mask, **after) -> Transformation:
+    """θ <- θ - lr (after(direction) + λθ): how most optimizers end."""
+    return chain(
+        direction=direction,
+        **after,
+        weight_decay=add_decoupled_weight_decay(weight_decay, mask),
+        learning_rate=scale_by_learning_rate(learning_rate),
+    )

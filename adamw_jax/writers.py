@@ -1,29 +1,21 @@
 """Writers: `metrics(state)` to a file, one step at a time."""
 
+import contextlib
 import json
 import math
 import os
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 _SPELLED = {math.inf: "Infinity", -math.inf: "-Infinity"}
 
 
-class _Writer:
+class _Writer(contextlib.AbstractContextManager):
     """What is open until it is closed."""
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *failure: object) -> None:
         self.close()
 
     def close(self) -> None:

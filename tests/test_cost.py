@@ -240,7 +240,7 @@ def test_the_shell(monkeypatch, capsys):
     def run(*arguments):
         flags.FLAGS.unparse_flags()
         rest = flags.FLAGS(["adamw-jax", *arguments])
-        return shell._run(rest), capsys.readouterr()
+        return shell.run(rest), capsys.readouterr()
 
     code, said = run("cost", "lion(1e-4)", "--platform=cpu", "--params=w:64x64")
     assert code == 0

@@ -3,14 +3,13 @@
 from typing import Any
 
 from adamw_jax.combine import chain, precondition
-from adamw_jax.decay import add_decoupled_weight_decay
+from adamw_jax.decay import descend
 from adamw_jax.domains import Decay, LearningRate, NonNegative, Positive
 from adamw_jax.frugal import Blocks, block_second_moment, factored_second_moment
 from adamw_jax.guard import clip_by_rms, scale_by_parameter_rms
 from adamw_jax.maps import identity, root
 from adamw_jax.moments import bias_correction
-from adamw_jax.optimizers.variants import descend
-from adamw_jax.rescale import average, scale_by_learning_rate
+from adamw_jax.rescale import average
 from adamw_jax.schedules import capped_inverse_sqrt
 from adamw_jax.transform import transformation
 
@@ -44,12 +43,13 @@ def adafactor(
     """
     rate = learning_rate if callable(learning_rate) else capped_inverse_sqrt(learning_rate)
     moment = factored_second_moment(power, eps_root)
-    return chain(
-        direction=precondition(identity(), chain(moment=moment, root=root())),
+    return descend(
+        precondition(identity(), chain(moment=moment, root=root())),
+        rate,
+        weight_decay,
+        mask,
         clip=clip_by_rms(threshold),
         after=scale_by_parameter_rms(minimum_scale),
-        weight_decay=add_decoupled_weight_decay(weight_decay, mask),
-        learning_rate=scale_by_learning_rate(rate),
     )
 
 

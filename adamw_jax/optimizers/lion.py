@@ -2,12 +2,11 @@
 
 from typing import Any
 
-from adamw_jax.combine import chain, interpolate
-from adamw_jax.decay import add_decoupled_weight_decay
+from adamw_jax.combine import interpolate
+from adamw_jax.decay import descend
 from adamw_jax.domains import Decay, LearningRate, NonNegative
 from adamw_jax.maps import sign
 from adamw_jax.moments import scale_by_momentum
-from adamw_jax.rescale import scale_by_learning_rate
 from adamw_jax.transform import transformation
 
 
@@ -28,12 +27,7 @@ def signum(
 
     Reference: Bernstein et al., "signSGD", 2018, algorithm 2.
     """
-    return chain(
-        direction=scale_by_momentum(b1),
-        after=sign(),
-        weight_decay=add_decoupled_weight_decay(weight_decay, mask),
-        learning_rate=scale_by_learning_rate(learning_rate),
-    )
+    return descend(scale_by_momentum(b1), learning_rate, weight_decay, mask, after=sign())
 
 
 @transformation
@@ -59,9 +53,5 @@ def lion(
     Reference: Chen et al., "Symbolic Discovery of Optimization Algorithms",
     2023, algorithm 2.
     """
-    return chain(
-        direction=interpolate(b1, scale_by_momentum(b2, read="before")),
-        after=sign(),
-        weight_decay=add_decoupled_weight_decay(weight_decay, mask),
-        learning_rate=scale_by_learning_rate(learning_rate),
-    )
+    direction = interpolate(b1, scale_by_momentum(b2, read="before"))
+    return descend(direction, learning_rate, weight_decay, mask, after=sign())

@@ -6,11 +6,10 @@ import optax
 
 from adamw_jax.combine import chain, precondition
 from adamw_jax.curvature import curvature, gauss_newton_bartlett, hutchinson
-from adamw_jax.decay import add_decoupled_weight_decay
+from adamw_jax.decay import descend
 from adamw_jax.domains import Count, Decay, LearningRate, NonNegative
 from adamw_jax.maps import clip, floor, scale
 from adamw_jax.moments import scale_by_momentum
-from adamw_jax.rescale import scale_by_learning_rate
 from adamw_jax.transform import transformation
 
 
@@ -46,19 +45,13 @@ def sophia_h(
 
     Reference: Liu et al., "Sophia", 2023, algorithm 3 with algorithm 1.
     """
-    return chain(
-        direction=precondition(
-            scale_by_momentum(b1),
-            chain(
-                moment=curvature(estimator or hutchinson(), b2, every=every),
-                scale=scale(gamma),
-                floor=floor(eps),
-            ),
-        ),
-        after=clip(1.0),
-        weight_decay=add_decoupled_weight_decay(weight_decay, mask),
-        learning_rate=scale_by_learning_rate(learning_rate),
+    denominator = chain(
+        moment=curvature(estimator or hutchinson(), b2, every=every),
+        scale=scale(gamma),
+        floor=floor(eps),
     )
+    direction = precondition(scale_by_momentum(b1), denominator)
+    return descend(direction, learning_rate, weight_decay, mask, after=clip(1.0))
 
 
 @transformation
