@@ -22,7 +22,12 @@ EXTRA = {  # the smallest losses there are: the row is about the optimizer
     "sophia_h": {"obj_fn": lambda params: jnp.sum(jnp.square(params["kernel"])) / 2},
     "sophia_g": {"logits_fn": lambda params: params["kernel"][:8]},
 }
-CLIPPED = "clip_by_global_norm, adamw"
+AROUND = {  # what one puts around AdamW
+    "clip_by_global_norm, adamw": aj.chain(aj.clip_by_global_norm(1.0), aj.adamw(1e-3)),
+    "skip_nonfinite, adamw": aj.skip_nonfinite(aj.adamw(1e-3)),
+    "probe, adamw": aj.chain(aj.probe("gradient", every=10), aj.adamw(1e-3)),
+    "observe, adamw": aj.observe(aj.adamw(1e-3), every=10),
+}
 
 TEXT = """# What a step costs on a TPU
 
@@ -38,8 +43,8 @@ reads every argument and writes every result once.
 * Muon and SOAP multiply matrices; where these do not fit on the chip each product goes
   through main memory.
 * Sophia is below the floor on most steps, on which its curvature stays and is not written.
-  In brackets: a step that refreshes it, for the smallest of losses; and SOAP's that turns
-  its bases.
+  In brackets: a step that refreshes it, for the smallest of losses; SOAP's that turns its
+  bases; and every tenth, on which `probe` and `observe` measure.
 * Milliseconds are for 10⁹ parameters on one chip at its full bandwidth, which is what
   bounds an element-wise step ({rates}); matrix products take longer.
 * SOAP's is a matrix of {soap} x {soap}, the others' one of 4096 x 4096.
@@ -54,9 +59,8 @@ jax {jax}, libtpu {libtpu}.
 
 
 def optimizers() -> dict[str, aj.Transformation]:
-    """Every optimizer of the package at some learning rate, and AdamW behind a clip."""
-    found = {name: factory(1e-3) for name, factory in factories().items()}
-    return found | {CLIPPED: aj.chain(aj.clip_by_global_norm(1.0), aj.adamw(1e-3))}
+    """Every optimizer of the package at some learning rate, and AdamW with more around it."""
+    return {name: factory(1e-3) for name, factory in factories().items()} | AROUND
 
 
 def exports(tx, params, extra) -> str:
@@ -84,7 +88,7 @@ def row(name: str, tx: aj.Transformation) -> str:
     costs = [aj.cost(tx, params, topology=f"{chip}:2x2x1", extra=extra) for chip in CHIPS]
     each = lambda total, cost: total / cost.parameters
     cells = [
-        f"`{name}`" if name != CLIPPED else name,
+        name if name in AROUND else f"`{name}`",
         f"{each(costs[0].floor, costs[0]):.1f}",
         *map(moved, costs),
         f"{max(cost.least / cost.floor for cost in costs):.2f}",
