@@ -26,7 +26,7 @@ bench: .venv/has-examples
 	@.venv/bin/python -m benchmarks.zoo
 
 cost: .venv/has-test
-	@.venv/bin/python -m benchmarks.cost
+	@JAX_PLATFORMS=cpu .venv/bin/python -m benchmarks.cost
 
 readme: .venv/has-examples
 	@.venv/bin/python docs/tables.py
