@@ -95,7 +95,7 @@ def row(name: str, pair: Pair, rounds: int) -> str:
     params = pair.params()
     wide = lambda tx: optax.with_extra_args_support(tx)
     work = lambda tx: lambda: stopwatch(step(wide(tx), params, pair.extra))
-    measured = ratio(work(pair.ours), work(pair.theirs), rounds, setups=2)
+    measured = ratio(work(pair.ours), work(pair.theirs), rounds, setups=4)
     moved = [bytes_moved(wide(tx), params, pair.extra) for tx in (pair.ours, pair.theirs)]
     return (
         f"| {name} | {state_bytes(pair.ours):.1f} | ≤ {pair.bar:g} | {measured.median:.3f} "
@@ -103,7 +103,7 @@ def row(name: str, pair: Pair, rounds: int) -> str:
     )
 
 
-def main(rounds: int = 4) -> None:
+def main(rounds: int = 3) -> None:
     lines = [
         "| optimizer | state, B/param | bar | step / Optax's | quartiles | bytes / Optax's |",
         "| :-- | --: | --: | --: | --: | --: |",

@@ -123,6 +123,7 @@ def trees_of_parameters():
     variables = boxed.init(jax.random.key(0), jnp.ones((1, 4)))
     return {
         "nnx": (state, "l1/"),
+        "nnx module": (Dense(nnx.Rngs(0)), "l1/"),  # whose dropout has a random stream
         "nnx abstract": (nnx.state(nnx.eval_shape(lambda: Dense(nnx.Rngs(0))), nnx.Param), "l1/"),
         "linen": (variables, "params/"),
         "linen unboxed": (linen.unbox(variables), "params/"),
@@ -130,7 +131,9 @@ def trees_of_parameters():
     }
 
 
-@pytest.mark.parametrize("kind", ["nnx", "nnx abstract", "linen", "linen unboxed", "plain"])
+@pytest.mark.parametrize(
+    "kind", ["nnx", "nnx module", "nnx abstract", "linen", "linen unboxed", "plain"]
+)
 def test_any_tree_of_parameters(kind):
     params, prefix = trees_of_parameters()[kind]
     found = aj.describe(aj.muon(0.02, others=aj.adamw(0.1, mask=NO_VECTORS)), params)

@@ -6,6 +6,7 @@ parameter; and what looks like a mistake.  Nothing is allocated.
 
 import dataclasses
 import math
+import sys
 from typing import Any, NamedTuple
 
 import jax
@@ -114,7 +115,7 @@ def describe(tx: optax.GradientTransformation, params: Any) -> Description:
       tx: the optimizer.
       params: the parameters, or their shapes and dtypes
         (`jax.eval_shape(init, ...)`): any pytree, Linen variables with or
-        without boxes, an nnx state such as `nnx.state(model, nnx.Param)`.
+        without boxes, an NNX module (its `nnx.Param`) or state.
 
     Raises:
       TypeError: `tx` is not a gradient transformation.
@@ -128,7 +129,7 @@ def describe(tx: optax.GradientTransformation, params: Any) -> Description:
       >>> found.bytes_per_parameter
       8.0
     """
-    tx = lift(tx, "describe")
+    tx, params = lift(tx, "describe"), _trained(params)
     doubtful = undecided(tx, params)
     count = len(jax.tree.leaves(params))
     decided = [i for i in range(count) if i not in doubtful]
@@ -141,6 +142,12 @@ def describe(tx: optax.GradientTransformation, params: Any) -> Description:
     leaves = _leaves(params, seen, held, names)
     warnings = advice.warnings(seen, held, leaves, jax.tree.leaves(params), doubtful)
     return Description(tx, leaves, _totals(leaves, held), tuple(warnings))
+
+
+def _trained(params: Any) -> Any:
+    """Of an NNX module the parameters; all else is that already."""
+    nnx = sys.modules.get("flax.nnx")  # where there is a module, it is loaded
+    return nnx.state(params, nnx.Param) if nnx and isinstance(params, nnx.Module) else params
 
 
 def _leaves(params, seen: list[Reach], held: list[Held], names: dict[int, str]) -> tuple[Leaf, ...]:
