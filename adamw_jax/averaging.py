@@ -16,6 +16,7 @@ from adamw_jax.transform import (
     foreign,
     init_part,
     lift,
+    opened,
     slots,
     transformation,
     update_part,
@@ -136,9 +137,7 @@ def eval_params(tx: optax.GradientTransformation, state: Any, params: Any) -> An
       >>> eval_params(tx, tx.init(0.5), 0.5)
       0.5
     """
-    tx = lift(tx, "eval_params")
-    while tx.composite:
-        tx = tx.body
+    tx = opened(lift(tx, "eval_params"))
     own = tx.factory.declared["eval_params"]
     if own:
         return own(tx.arguments, state, params)
@@ -163,8 +162,7 @@ def _unreached(state: Any) -> bool:
 
 def _averages(tx: Transformation) -> bool:
     """Whether any part says where to evaluate."""
-    if tx.composite:
-        return _averages(tx.body)
+    tx = opened(tx)
     return bool(tx.factory.declared["eval_params"]) or any(map(_averages, slots(tx).values()))
 
 

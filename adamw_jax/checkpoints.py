@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from adamw_jax.digests import digest
-from adamw_jax.trees import path_text
+from adamw_jax.trees import is_key, path_text
 
 try:
     import orbax.checkpoint as ocp
@@ -166,14 +166,10 @@ def _warn(problems: Sequence[str], outcome: str) -> None:
 NUMBERS = bool | int | float | complex
 
 
-def _is_key(leaf: Any) -> bool:
-    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def _array(path: tuple, leaf: Any) -> Any:
     """A leaf as an array that Orbax keeps: of a key its data, of a number 64 bits, and an
     empty array as one zero."""
-    array = jax.random.key_data(leaf) if _is_key(leaf) else leaf
+    array = jax.random.key_data(leaf) if is_key(leaf) else leaf
     if not isinstance(array, jax.Array):
         array = np.array(leaf)  # a copy: the leaf may change while the files are written
     if array.dtype.kind in "OSUMm":
@@ -186,7 +182,7 @@ def _array(path: tuple, leaf: Any) -> Any:
 
 def _target(leaf: Any, dtype: str) -> Any:
     """What tells Orbax where a leaf goes: to the devices it is bound to, or else to NumPy."""
-    if _is_key(leaf):
+    if is_key(leaf):
         leaf, dtype = jax.eval_shape(jax.random.key_data, leaf), "uint32"
     elif np.size(leaf) and getattr(leaf, "committed", isinstance(leaf, jax.ShapeDtypeStruct)):
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
@@ -197,7 +193,7 @@ def _like(leaf: Any, array: Any) -> Any:
     """What was restored, as the kind of thing that the leaf is."""
     if not np.size(leaf):
         return leaf  # its shape and dtype are all there is
-    if _is_key(leaf):
+    if is_key(leaf):
         key = jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf))
         return jax.device_put(key, leaf.sharding) if leaf.committed else key
     if isinstance(leaf, jax.Array):
@@ -215,7 +211,7 @@ def _record(tree: Any, arrays: Any) -> dict[str, list]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {
         path_text(path): [
-            str(leaf.dtype if _is_key(leaf) else array.dtype),
+            str(leaf.dtype if is_key(leaf) else array.dtype),
             list(np.shape(leaf)),
             digest(array),
         ]

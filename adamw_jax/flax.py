@@ -16,7 +16,7 @@ from flax import nnx
 from flax.training import train_state
 
 from adamw_jax.averaging import eval_params
-from adamw_jax.transform import Transformation, lift, slots
+from adamw_jax.transform import Transformation, lift, opened, slots
 
 
 def of_params(
@@ -162,8 +162,7 @@ class TrainState(train_state.TrainState):
 def _reads_keywords(tx: Transformation) -> bool:
     """Whether a piece of an optimizer may read what `update` gets beside gradients, state
     and parameters.  Combinators pass everything on, and read what they name."""
-    while tx.composite:
-        tx = tx.body
+    tx = opened(tx)
     inner = slots(tx).values()
     if not inner:
         return isinstance(tx.body, optax.GradientTransformationExtraArgs)

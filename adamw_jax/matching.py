@@ -17,10 +17,10 @@ import optax
 from adamw_jax.combine import chain, merge, precondition
 from adamw_jax.distance import by_distance
 from adamw_jax.guard import CountState
-from adamw_jax.inspect.leaves import Held, opened, state
+from adamw_jax.inspect.leaves import Held, state
 from adamw_jax.moments import BiasCorrectionState
 from adamw_jax.slots import parts
-from adamw_jax.transform import Transformation, lift, slots
+from adamw_jax.transform import Transformation, lift, opened, slots
 
 # What is averaged behind a piece of one of these traits is something else than before it.
 _CHANGES = {

@@ -28,25 +28,25 @@ from adamw_jax.telemetry import (
     scalar,
     when_due,
 )
-from adamw_jax.transform import Transformation, init_part, slots, transformation, update_part
+from adamw_jax.transform import (
+    Transformation,
+    init_part,
+    opened,
+    slots,
+    transformation,
+    update_part,
+)
 from adamw_jax.trees import cast
-
-
-def _core(tx: Transformation) -> Transformation:
-    """The piece or combinator that an expression comes down to."""
-    while tx.composite:
-        tx = tx.body
-    return tx
 
 
 def _branches(tx: Transformation, state: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
     """The name, transformation and state of each route, as `routes` names them."""
-    tx = _core(tx)
+    tx = opened(tx)
     if tx.factory is routed:
         for key, branch in slots(tx).items():
             yield from _branches(branch, state[key], ".".join(filter(None, (name, key))))
         return
-    inside = lambda part: any(_core(p).factory is routed for p in (part, *parts(part).values()))
+    inside = lambda part: any(opened(p).factory is routed for p in (part, *parts(part).values()))
     for key, part in slots(tx).items():
         if tx.factory is not masked and inside(part):
             yield from _branches(part, state_of(state, key), name)
@@ -56,11 +56,11 @@ def _branches(tx: Transformation, state: Any, name: str = "") -> Iterator[tuple[
 
 def _first_clip(tx: Transformation) -> Any:
     """The norm to which the raw gradient is clipped, None if nothing clips it first."""
-    tx = _core(tx)
+    tx = opened(tx)
     if tx.factory is clip_by_global_norm:
         return tx.arguments["max_norm"]
     if tx.factory is chain:
-        stages = (_core(part) for part in slots(tx).values())
+        stages = (opened(part) for part in slots(tx).values())
         first = next((s for s in stages if s.factory not in (identity, probe)), None)
         return first and _first_clip(first)
     if tx.factory in (observe, skip_nonfinite):

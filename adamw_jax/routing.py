@@ -14,7 +14,15 @@ import optax
 
 from adamw_jax import trees
 from adamw_jax.combine import expect_parts
-from adamw_jax.transform import Transformation, init_part, lift, slots, transformation, update_part
+from adamw_jax.transform import (
+    Transformation,
+    init_part,
+    lift,
+    opened,
+    slots,
+    transformation,
+    update_part,
+)
 
 Matcher = str | Callable[[str, Any], Any]
 
@@ -211,8 +219,7 @@ def routes(tx: optax.GradientTransformation, params: Any) -> dict[str, str]:
 
 
 def _routes(tx: Transformation, params: Any) -> list[str]:
-    while tx.composite:
-        tx = tx.body
+    tx = opened(tx)
     count = len(jax.tree.leaves(params))
     if tx.factory is not routed:
         inner = [_routes(part, params) for part in slots(tx).values() if not _reshapes(tx)]

@@ -7,7 +7,7 @@ import optax
 
 from adamw_jax import trees
 from adamw_jax.expression import call_with, is_node
-from adamw_jax.transform import Transformation, lift, slots
+from adamw_jax.transform import Transformation, lift, opened, slots
 
 
 def parts(tx: Transformation) -> dict[str, Transformation]:
@@ -121,9 +121,7 @@ def expand(tx: Transformation) -> Transformation:
       >>> expand(sgd(0.1))
       chain(direction=identity(), learning_rate=scale_by_learning_rate(0.1))
     """
-    tx = lift(tx, "expand")
-    while tx.composite:
-        tx = tx.body
+    tx = opened(lift(tx, "expand"))
     for name, piece in slots(tx).items():
         tx = _swap(tx, name, expand(piece))
     return tx

@@ -212,6 +212,13 @@ def lift(tx: optax.GradientTransformation, by: str = "lift") -> Transformation:
     return Transformation(foreign, {"transform": tx})
 
 
+def opened(tx: Transformation) -> Transformation:
+    """The piece or combinator behind a name."""
+    while tx.composite:
+        tx = tx.body
+    return tx
+
+
 def init_part(tx: Transformation, params: Any) -> Any:
     """The state of a part inside a larger expression."""
     if tx.composite:

@@ -155,6 +155,11 @@ def check_updates(function: str, updates: Any, params: Any = None) -> None:
             )
 
 
+def is_key(x: Any) -> bool:
+    """Whether an array holds typed PRNG keys."""
+    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
 def is_bare(tree: Any) -> bool:
     """Whether a tree is one leaf, or has none: there is nothing to deal out."""
     return jax.tree.structure(tree).num_leaves == 0 or jax.tree_util.all_leaves([tree])

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adamw_jax.trees import first_difference, path_text
+from adamw_jax.trees import first_difference, is_key, path_text
 
 
 class Broken(Exception):
@@ -14,8 +14,7 @@ class Broken(Exception):
 
 
 def as_numpy(x: Any) -> np.ndarray:
-    key = hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-    return np.asarray(jax.random.key_data(x) if key else x)
+    return np.asarray(jax.random.key_data(x) if is_key(x) else x)
 
 
 def assert_same_structure(tree: Any, other: Any, what: str) -> None:

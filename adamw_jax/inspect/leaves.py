@@ -13,7 +13,7 @@ from adamw_jax.combine import chain
 from adamw_jax.routing import assign, masked, routed, routes
 from adamw_jax.slots import part, parts, swap
 from adamw_jax.timing import scheduled
-from adamw_jax.transform import Transformation, slots
+from adamw_jax.transform import Transformation, opened, slots
 
 
 class Reach(NamedTuple):
@@ -60,13 +60,6 @@ class Held(NamedTuple):
     @property
     def bytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
-
-
-def opened(tx: Transformation) -> Transformation:
-    """The piece or combinator behind a name."""
-    while tx.composite:
-        tx = tx.body
-    return tx
 
 
 def reaches(tx: Transformation, params: Any) -> list[Reach]:

@@ -18,7 +18,7 @@ from adamw_jax import optimizers
 from adamw_jax.combine import chain, fork, interpolate, join, merge, pick, precondition
 from adamw_jax.slots import parts
 from adamw_jax.timing import delay
-from adamw_jax.transform import Transformation, slots
+from adamw_jax.transform import Transformation, opened, slots
 
 
 class Row(NamedTuple):
@@ -55,8 +55,7 @@ def sketch(tx: Transformation) -> str:
       >>> sketch(part(adamw(1e-3), "direction.numerator"))
       'momentum → corrected'
     """
-    while tx.composite:
-        tx = tx.body
+    tx = opened(tx)
     inner = [sketch(piece) for piece in slots(tx).values()]
     if tx.factory is chain:
         return " → ".join(text for text in inner if text != "g") or "g"
@@ -139,8 +138,7 @@ _ELSEWHERE = ("weight_decay", "learning_rate", "start")  # slots with a column o
 
 
 def _is_quotient(tx: Transformation) -> bool:
-    while tx.composite:
-        tx = tx.body
+    tx = opened(tx)
     return tx.factory is precondition
 
 

@@ -26,7 +26,7 @@ from adamw_jax.inspect.compare import (
 )
 from adamw_jax.slots import parts
 from adamw_jax.transform import Transformation, slots
-from adamw_jax.trees import path_text, widen
+from adamw_jax.trees import is_key, path_text, widen
 
 
 class Inapplicable(Exception):
@@ -247,7 +247,7 @@ def _checkpoint(subject: Subject) -> str:
 
 
 def _like(saved: np.ndarray, fresh: Any) -> Any:
-    if hasattr(fresh, "dtype") and jnp.issubdtype(fresh.dtype, jax.dtypes.prng_key):
+    if is_key(fresh):
         return jax.random.wrap_key_data(jnp.asarray(saved), impl=jax.random.key_impl(fresh))
     return jnp.asarray(saved)
 
