@@ -14,6 +14,7 @@ import optax
 
 from adamw_jax import trees
 from adamw_jax.combine import expect_parts
+from adamw_jax.slots import states_of
 from adamw_jax.transform import (
     Transformation,
     init_part,
@@ -57,7 +58,8 @@ def masked(tx: optax.GradientTransformation, mask: Any):
 
     def update(updates, state, params=None, **extra):
         flags = trees.mask_flags("masked", mask, updates if params is None else params)
-        chosen, new = _run_selected(tx, flags, updates, state["tx"], params, extra)
+        inner = states_of("masked", ("tx",), state)["tx"]
+        chosen, new = _run_selected(tx, flags, updates, inner, params, extra)
         return trees.put_back(chosen, updates, flags), {"tx": new}
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -113,10 +115,10 @@ def routed(
 
     def update(updates, state, params=None, **extra):
         owners = assign(matchers, names, updates if params is None else params)
-        new = {}
+        states, new = states_of("route", names, state), {}
         for name, branch in branches.items():
             flags = [owner == name for owner in owners]
-            chosen, new[name] = _run_selected(branch, flags, updates, state[name], params, extra)
+            chosen, new[name] = _run_selected(branch, flags, updates, states[name], params, extra)
             updates = trees.put_back(chosen, updates, flags)
         return updates, new
 

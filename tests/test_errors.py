@@ -806,6 +806,7 @@ def test_foreign_pieces_keep_their_own_errors():
 
 
 FLAT, NAMED = aj.chain(SIGN, SIGN), aj.adamw(0.1)
+MASKED, ROUTED = aj.masked(SIGN, True), aj.route([("all", "", SIGN)], ("rest", SIGN))
 
 
 @pytest.mark.parametrize("how", ["eager", "jit"])
@@ -818,6 +819,9 @@ FLAT, NAMED = aj.chain(SIGN, SIGN), aj.adamw(0.1)
         (NAMED, optax.EmptyState(), r"EmptyState\(\), not"),
         (FLAT, NAMED.init(PARAMS), "a dict of .*, not 2 states in order"),
         (FLAT, (), "a tuple of 0, not 2 states"),
+        (MASKED, NAMED.init(PARAMS), "a dict of .*, not the states of tx: it belongs"),
+        (MASKED, optax.EmptyState(), r"EmptyState\(\), not the states of tx"),
+        (ROUTED, NAMED.init(PARAMS), "a dict of .*, not the states of all, rest: it belongs"),
     ],
     ids=lambda x: repr(x)[:30],
 )
