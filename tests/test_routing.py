@@ -126,6 +126,12 @@ def test_names_must_differ():
             aj.route(rules, default)
 
 
+@pytest.mark.parametrize("name", [3, "", None, b"a"])
+def test_a_name_is_a_word(name):
+    with pytest.raises(TypeError, match=r"^route: rule 0 is named .*\. Name it with a word"):
+        aj.route([(name, "bias", aj.sgd(0.1))], aj.adamw(0.1))
+
+
 @pytest.mark.parametrize("name", ["matchers", "optional"])
 def test_a_name_that_is_an_argument_is_refused(name):
     with pytest.raises(TypeError, match=rf"^routed: '{name}' "):
@@ -178,14 +184,21 @@ def test_a_clip_is_global_before_and_local_inside():
 
 
 def test_extra_arguments_reach_every_route():
-    loss = lambda p: sum(jnp.sum(x**2) for x in jax.tree.leaves(p))
+    """A loss is one of all parameters, whichever of them a route sees."""
+    loss = lambda p: p["layers"][0]["kernel"].sum() * jnp.sum(p["layers"][0]["bias"] ** 2)
+    twice = 2.0 * PARAMS["layers"][0]["kernel"].sum()
     inner = aj.hutchinson(distribution="rademacher")
-    # the loss sees what the route sees: its own leaves
-    tx = aj.route([("a", "bias", inner)], ("b", aj.identity()))
-    updates, _ = tx.update(GRADS, tx.init(PARAMS), PARAMS, obj_fn=loss)
-    for path, u in by_path(updates).items():
-        expected = 2.0 if "bias" in path else by_path(GRADS)[path]
-        np.testing.assert_array_equal(u, expected)
+    biases = lambda path, leaf: path == "layers/0/bias"
+    mask = {"embed": False, "head": False, "layers": [{"kernel": False, "bias": True}, False]}
+    for tx in (
+        aj.route([("a", biases, inner)], ("b", aj.identity())),
+        aj.route([("a", "layers", aj.route([(biases, inner)], aj.identity()))], aj.identity()),
+        aj.masked(inner, mask),
+    ):
+        updates, _ = tx.update(GRADS, tx.init(PARAMS), PARAMS, obj_fn=loss, value=1.0)
+        for path, u in by_path(updates).items():
+            expected = twice if biases(path, u) else by_path(GRADS)[path]
+            np.testing.assert_allclose(u, jnp.broadcast_to(expected, u.shape), rtol=1e-6)
 
 
 # --- the same on every kind of tree -------------------------------------------
