@@ -524,7 +524,25 @@ def test_eval_params_looks_into_what_has_a_name(wrapped):
     np.testing.assert_allclose(found["b"], expected, rtol=1e-6)
 
 
-def test_eval_params_refuses_what_it_cannot_look_into():
-    wrapped = optax.chain(optax.clip(10.0), FREE_ADAMW)
-    with pytest.raises(ValueError, match="eval_params: schedule_free is inside a transformation"):
-        aj.eval_params(wrapped, *trained(wrapped))
+OPTAX_FREE = optax.contrib.schedule_free_sgd(0.1)
+
+
+def test_eval_params_of_the_one_of_optax():
+    with jax.numpy_dtype_promotion("standard"):
+        state, params = trained(OPTAX_FREE)
+        expected = optax.contrib.schedule_free_eval_params(state, params)
+        assert np.abs(np.asarray(expected["a"] - params["a"])).max() > 1e-4
+        assert_equal(aj.eval_params(OPTAX_FREE, state, params), expected)
+        tx = aj.chain(aj.clip(10.0), aj.route([("a", OPTAX_FREE)], aj.sgd(0.1)))
+        found = aj.eval_params(tx, *trained(tx))
+        np.testing.assert_allclose(found["a"], expected["a"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("inner", [FREE_ADAMW, OPTAX_FREE], ids=["ours", "optax"])
+def test_eval_params_refuses_what_it_cannot_look_into(inner):
+    wrapped = optax.chain(optax.clip(10.0), inner)
+    for tx in (wrapped, aj.chain(aj.clip(10.0), wrapped)):
+        with jax.numpy_dtype_promotion("standard"):
+            found = trained(tx)
+            with pytest.raises(ValueError, match="eval_params: schedule_free is inside a transf"):
+                aj.eval_params(tx, *found)
