@@ -141,6 +141,8 @@ def eval_params(tx: optax.GradientTransformation, state: Any, params: Any) -> An
     own = tx.factory.declared["eval_params"]
     if own:
         return own(tx.arguments, state, params)
+    if isinstance(state, optax.contrib.ScheduleFreeState):
+        return optax.contrib.schedule_free_eval_params(state, params)
     if tx.factory is foreign and _unreached(state):
         raise ValueError(
             "eval_params: schedule_free is inside a transformation of another library, which "
@@ -156,14 +158,15 @@ def eval_params(tx: optax.GradientTransformation, state: Any, params: Any) -> An
 
 
 def _unreached(state: Any) -> bool:
-    ours = lambda x: isinstance(x, ScheduleFreeState)
-    return any(map(ours, jax.tree.leaves(state, is_leaf=ours)))
+    averages = lambda x: isinstance(x, ScheduleFreeState | optax.contrib.ScheduleFreeState)
+    return any(map(averages, jax.tree.leaves(state, is_leaf=averages)))
 
 
 def _averages(tx: Transformation) -> bool:
-    """Whether any part says where to evaluate."""
+    """Whether any part says where to evaluate, or is another library's and may know."""
     tx = opened(tx)
-    return bool(tx.factory.declared["eval_params"]) or any(map(_averages, slots(tx).values()))
+    knows = tx.factory is foreign or bool(tx.factory.declared["eval_params"])
+    return knows or any(map(_averages, slots(tx).values()))
 
 
 def _eval_routes(tx, state, params):

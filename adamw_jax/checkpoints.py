@@ -6,6 +6,7 @@ zeros or garbage.  So every step holds a record of its leaves, with a digest of
 each, and what is read is compared with the record.
 """
 
+import collections
 import contextlib
 import json
 import os
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from adamw_jax.digests import digest
-from adamw_jax.trees import is_key, path_text
+from adamw_jax.trees import is_bare, is_key, path_names, path_text
 
 try:
     import orbax.checkpoint as ocp
@@ -52,7 +53,7 @@ class Checkpoints(contextlib.AbstractContextManager):
     """
 
     def __init__(self, directory: str | os.PathLike[str], *, keep: int = 2):
-        if keep < 1:
+        if not isinstance(keep, int) or keep < 1:
             raise ValueError(f"Checkpoints: keep is {keep}. Keep at least 1, better 2.")
         directory = os.fspath(directory)
         self._directory = directory if "://" in directory else os.path.abspath(directory)
@@ -75,9 +76,11 @@ class Checkpoints(contextlib.AbstractContextManager):
         The files are written meanwhile.  The next `save` and `close` wait for them.
 
         Raises:
-          TypeError: a leaf is no array, number or PRNG key.
-          ValueError: the directory holds that step or a later one.
+          TypeError: a leaf is no array, number or PRNG key, or the step no count.
+          ValueError: the directory holds that step or a later one; or the tree is a
+            bare leaf, has none, or has two of one name.
         """
+        _check(step, tree)
         arrays = jax.tree_util.tree_map_with_path(_array, tree)
         if self._writer is None:
             self._writer = self._open_writer()
@@ -89,7 +92,7 @@ class Checkpoints(contextlib.AbstractContextManager):
             )
         record = ocp.args.JsonSave(_sealed(_record(tree, arrays)))
         items = ocp.args.Composite(tree=ocp.args.StandardSave(arrays), record=record)
-        self._writer.save(step, args=items, force=True)
+        self._writer.save(int(step), args=items, force=True)
 
     def restore(self, tree: Any) -> tuple[int, Any]:
         """`(step, tree)` of the newest whole checkpoint; `(0, tree)` itself if there is none yet.
@@ -161,6 +164,23 @@ def _warn(problems: Sequence[str], outcome: str) -> None:
         warnings.warn(text, RuntimeWarning, stacklevel=4)  # 4: whoever called restore
 
 
+def _check(step: Any, tree: Any) -> None:
+    """Raises where what is saved could not be found again."""
+    if np.asarray(step).dtype.kind not in "iu" or step < 0:
+        raise TypeError(
+            f"Checkpoints.save: step is {step!r}. Pass the number of steps so far, an integer."
+        )
+    if is_bare(tree):
+        raise ValueError(f"Checkpoints.save: the tree is {tree!r}. Save a dict of what to keep.")
+    paths = [path_names(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    for joint in "/.":  # the record's, and Orbax's for its files
+        path, times = collections.Counter(map(joint.join, paths)).most_common(1)[0]
+        if times > 1:
+            raise ValueError(
+                f"Checkpoints.save: {times} leaves are called '{path}'. Rename their keys."
+            )
+
+
 # --- leaves -------------------------------------------------------------------
 
 NUMBERS = bool | int | float | complex
@@ -191,6 +211,8 @@ def _target(leaf: Any, dtype: str) -> Any:
 
 def _like(leaf: Any, array: Any) -> Any:
     """What was restored, as the kind of thing that the leaf is."""
+    if isinstance(leaf, jax.ShapeDtypeStruct) and (is_key(leaf) or not leaf.size):
+        leaf = jax.device_put(jnp.empty(leaf.shape, leaf.dtype), leaf.sharding)
     if not np.size(leaf):
         return leaf  # its shape and dtype are all there is
     if is_key(leaf):

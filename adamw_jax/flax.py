@@ -17,6 +17,7 @@ from flax.training import train_state
 
 from adamw_jax.averaging import eval_params
 from adamw_jax.transform import Transformation, lift, opened, slots
+from adamw_jax.trees import first_difference
 
 
 def of_params(
@@ -59,10 +60,16 @@ def of_params(
       ...     return loss
       >>> loss = train_step(model, optimizer, jnp.ones((4, 2)))
     """
-    graphdef, _, *rest = nnx.split(model, wrt, ...)
+    graphdef, own, *rest = nnx.split(model, wrt, ...)
     rest = nnx.as_pure(rest)  # the split ones follow what happens to the model
 
     def function_of_params(params):
+        stray = first_difference(params, own)
+        if stray is not None:
+            raise ValueError(
+                f"of_params: wrt={wrt!r} and the parameters of the optimizer differ first at "
+                f"'{stray}'. Pass the wrt that nnx.Optimizer has."
+            )
         out = function(nnx.merge(graphdef, params, *rest, copy=True), *arguments)
         return out[0] if has_aux else out
 

@@ -31,7 +31,20 @@ Matcher = str | Callable[[str, Any], Any]
 def _run_selected(tx, flags, updates, state, params, extra):
     """`tx` on the flagged leaves alone; the others are no leaves to it."""
     few = None if params is None else trees.select(params, flags)
+    if params is not None:
+        of_few = lambda x: _of_selected(x, few, params, flags) if callable(x) else x
+        extra = {name: of_few(x) for name, x in extra.items()}
     return update_part(tx, trees.select(updates, flags), state, few, extra)
+
+
+def _of_selected(function: Callable, few: Any, params: Any, flags: list[bool]) -> Callable:
+    """A function of all parameters (a loss) as one of the selected, the others fixed."""
+
+    def whole(x):
+        alike = jax.tree.structure(x) == jax.tree.structure(few)
+        return trees.put_back(x, params, flags) if alike else x
+
+    return lambda *arguments, **keywords: function(*map(whole, arguments), **keywords)
 
 
 @transformation
@@ -138,6 +151,9 @@ def route(rules: Sequence[tuple], default: Any):
         and it.  Use `optax.set_to_zero()` to freeze them; frozen leaves hold
         no state.
 
+    A function among the extra arguments of `update` (the loss that Sophia takes)
+    is one of all parameters, also for a route that sees some of them.
+
     State: a dict of the routes' states.
 
     Raises:
@@ -177,6 +193,8 @@ def _named_rule(index: int, rule: Any) -> tuple[str, Matcher, Any]:
             "(name, matcher, transformation)."
         )
     name, matcher, tx = rule if len(rule) == 3 else (f"rule{index}", *rule)
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"route: rule {index} is named {name!r}. Name it with a word.")
     if isinstance(matcher, str):
         try:
             re.compile(matcher)

@@ -71,7 +71,8 @@ def state_sharding(
 
     Raises:
       ValueError: the mesh has no such axis, or a parameter lies on another one.
-      TypeError: `params_sharding` holds shardings without shapes.
+      TypeError: `params_sharding` holds shardings without shapes, or `zero_axis` is
+        no name.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -115,6 +116,8 @@ def sharding_report(
 
 
 def _placements(function, tx, params, mesh, zero_axis) -> list[Placement]:
+    if not isinstance(zero_axis, str | None):
+        raise TypeError(f"{function}: zero_axis is {zero_axis!r}. Name one axis of the mesh.")
     size = axis_size(function, mesh, zero_axis) if zero_axis else 1
     shapes = _shapes(function, params)
     taken = [
@@ -123,7 +126,7 @@ def _placements(function, tx, params, mesh, zero_axis) -> list[Placement]:
     ]
     paths = [trees.path_text(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     found = []
-    for held in leaves.state(lift(tx), shapes):
+    for held in leaves.state(lift(tx, function), shapes):
         name, fallback = f"{held.path} {held.field}".strip(), ""
         axes: list[tuple[str, ...]] = [()] * len(held.shape)
         if held.leaf is not None:

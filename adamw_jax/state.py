@@ -143,7 +143,9 @@ def reset(
     if tx is None:
         return _replaced(state, names, _zeroed)
     beginning: list[Any] = []
-    _replaced(lift(tx).init(params), names, lambda node, owner, where: beginning.append(node))
+    _replaced(
+        lift(tx, "reset").init(params), names, lambda node, owner, where: beginning.append(node)
+    )
     fresh = jax.tree.leaves(beginning)
 
     def begin(node, owner, where):

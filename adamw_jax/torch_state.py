@@ -80,6 +80,12 @@ def from_torch(
         path = sorted(set(paths) ^ set(names))[0]
         said = "says nothing of" if path in paths else "names no parameter:"
         raise _error(f"names {said} '{path}'", "Give one entry for every parameter's path")
+    missing = [word for word in ("state", "param_groups") if word not in state_dict]
+    if missing or not state_dict["param_groups"]:
+        raise _error(
+            f"state_dict has no {(missing or ['param_groups'])[0]!r}",
+            "Pass the state_dict() of the optimizer, not of the model",
+        )
     groups = list(state_dict["param_groups"])
     old_tx, words = _counterpart(groups)
     asked = {path: _pair(origin) for path, origin in names.items() if origin is not None}
@@ -139,8 +145,9 @@ def _entry(state: Mapping, groups: list[Mapping], path: str, key: int | str) -> 
     """What PyTorch keeps for one parameter, by index or name."""
     known: dict[Any, int] = {}
     for group in groups:
-        known |= {index: index for index in group["params"]}
-        known |= dict(zip(group.get("param_names", ()), group["params"], strict=False))
+        indices = _items(group["params"])
+        known |= {index: index for index in indices}
+        known |= dict(zip(_items(group.get("param_names", ())), indices, strict=False))
     if key not in known:
         raise _error(
             f"there is no parameter {key!r} for '{path}'",
@@ -153,11 +160,19 @@ def _entry(state: Mapping, groups: list[Mapping], path: str, key: int | str) -> 
     return entry
 
 
+def _items(names: Any) -> list[Any]:
+    """Indices or names, which may be arrays like all else."""
+    return [np.asarray(name).item() for name in names]
+
+
 def _step(entries: Mapping[str, Mapping[str, Any]], step: int | None) -> int:
     """The number of updates that all parameters have seen."""
     steps = {path: int(entry["step"]) for path, entry in entries.items() if "step" in entry}
     if not steps and step is None:
-        raise _error("SGD does not count its updates", "Give their number as step=")
+        raise _error(
+            "no parameter asked for says how many updates it has seen (SGD never does)",
+            "Give their number as step=",
+        )
     seen = {*steps.values(), *([] if step is None else [step])}
     if len(seen) > 1:
         raise _error(

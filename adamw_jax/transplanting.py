@@ -110,11 +110,12 @@ def transplant(
       >>> len(report.kept), report.reset, report.dropped
       (6, (), ())
     """
-    before, after = entries(lift(old_tx), params), entries(lift(new_tx), params)
-    values = _values(old_state, lift(old_tx), params)
+    was, becomes = lift(old_tx, "transplant"), lift(new_tx, "transplant")
+    before, after = entries(was, params), entries(becomes, params)
+    values = _values(old_state, was, params)
     old = [e._replace(value=x) for e, x in zip(before, values, strict=True)]
     found, notes = _sources(old, after)
-    fresh, treedef = jax.tree.flatten(lift(new_tx).init(params))
+    fresh, treedef = jax.tree.flatten(becomes.init(params))
     leaves = [
         _carried(old[found[j][0]], e, x) if j in found else x
         for j, (e, x) in enumerate(zip(after, fresh, strict=True))

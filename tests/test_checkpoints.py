@@ -305,7 +305,55 @@ def test_wrong_calls(tmp_path):
     for leaf in ("adamw", object(), 2**70):
         with pytest.raises(TypeError, match=r"^Checkpoints.save: leaf 'a/b' is .*\. Save arrays,"):
             Checkpoints(tmp_path).save(1, {"a": {"b": leaf}})
+    for keep in (1.5, None):
+        with pytest.raises(ValueError, match=r"^Checkpoints: keep is .*\. Keep at least 1"):
+            Checkpoints(tmp_path, keep=keep)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("step", [-1, 1.5, True, "1", jnp.float32(2)])
+def test_a_step_that_would_not_be_found_again(tmp_path, step):
+    with pytest.raises(TypeError, match=r"^Checkpoints.save: step is .*\. Pass the number of"):
+        Checkpoints(tmp_path).save(step, small(0))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("step", [0, np.int64(3), jnp.int32(3)])
+def test_a_step_may_be_any_integer(tmp_path, step):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(step, small(3))
+    assert Checkpoints(tmp_path).restore(small(0))[0] == step
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        (jnp.ones(2), r"the tree is Array.*\. Save a dict"),
+        ({}, r"the tree is \{\}\. Save a dict"),
+        ({"a/b": jnp.ones(2), "a": {"b": jnp.zeros(2)}}, r"2 leaves are called 'a/b'\. Rename"),
+        ({"a.b": jnp.ones(2), "a": {"b": jnp.zeros(2)}}, r"2 leaves are called 'a\.b'\. Rename"),
+    ],
+)
+def test_a_tree_that_would_not_be_found_again(tmp_path, tree, message):
+    with pytest.raises(ValueError, match=rf"^Checkpoints.save: {message}"):
+        Checkpoints(tmp_path).save(1, tree)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_tree_that_is_not_there_yet(tmp_path):
+    """Shapes and dtypes say all that `restore` must know, of keys and empty arrays too."""
+    home = jax.sharding.SingleDeviceSharding(jax.devices()[1])
+    tree = {"w": jnp.ones(3), "none": jnp.zeros((0, 3)), "key": jax.random.key(7, impl="rbg")}
+    for there in (tree, jax.device_put(tree, home)):
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), there)
+        if there is not tree:
+            like = jax.tree.map(lambda x: x.update(sharding=home), like)
+        found = round_trip(tmp_path / str(there is tree), there, like)
+        assert_same(found, there)
+        assert all(
+            x.sharding == y.sharding
+            for x, y in zip(*map(jax.tree.leaves, (found, there)), strict=True)
+        )
 
 
 def altered(path, value):

@@ -203,14 +203,19 @@ def test_the_report_fits_eighty_columns():
     assert max(map(len, text.splitlines())) == 80
     assert re.search(r"^floor +28\.\d+ a parameter", text, re.MULTILINE)
     fields = {
-        "collectives": (hlo.Collective("all-reduce", 4, 3), hlo.Collective("all-reduce", 8, 1)),
+        "collectives": (
+            hlo.Collective("all-reduce", 4, 3),
+            hlo.Collective("all-gather", 987654321, 10),
+            hlo.Collective("all-reduce", 8, 1),
+        ),
         "bandwidth": 1e9,
     }
     whole = {"bytes": 2e6, "least": 1e6, "unbounded": 2, "devices": 4, **fields}
     plain = dict.fromkeys(("floor", "temporaries", "flops", "kernels", "compiler_bytes"), 1)
     full = aj.Cost(expression=aj.sgd(0.1), device="x", parameters=10**6, **plain, **whole)
     assert "over 4 devices" in str(full)
-    assert "4 all-reduce of 20 bytes" in str(full)
+    assert "4 all-reduce of 20 bytes\n" in str(full)
+    assert "10 all-gather of 9,876,543,210 bytes\n" in str(full)
     assert "2.000 ms at 1 GB/s" in str(full)
     assert "1.000 a parameter, by the cheapest branch" in str(full)
     assert "2 loops of unknown length" in str(full)

@@ -828,3 +828,20 @@ MASKED, ROUTED = aj.masked(SIGN, True), aj.route([("all", "", SIGN)], ("rest", S
 def test_the_state_of_another_optimizer(how, tx, state, said):
     step = lambda: tx.update(PARAMS, state, PARAMS)
     assert_refuses(step if how == "eager" else jax.jit(step), ValueError, f"the state is {said}")
+
+
+MESH = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+TAKE_AN_OPTIMIZER = {
+    "cost": lambda tx: aj.cost(tx, PARAMS, platform="cpu"),
+    "reset": lambda tx: aj.reset({}, tx=tx, params=PARAMS),
+    "routes": lambda tx: aj.routes(tx, PARAMS),
+    "sharding_report": lambda tx: aj.sharding_report(tx, PARAMS, MESH),
+    "state_sharding": lambda tx: aj.state_sharding(tx, PARAMS, MESH),
+    "transplant": lambda tx: aj.transplant({}, aj.identity(), tx, PARAMS),
+}
+
+
+@pytest.mark.parametrize("name", TAKE_AN_OPTIMIZER)
+def test_what_is_no_optimizer(name):
+    call = TAKE_AN_OPTIMIZER[name]
+    assert_refuses(lambda: call("adamw"), TypeError, rf"^{name}: 'adamw' is not a gradient")

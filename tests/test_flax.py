@@ -184,6 +184,19 @@ def test_some_of_the_parameters():
     assert np.all(np.asarray(after["head"]["kernel"] != before["head"]["kernel"]))
 
 
+@pytest.mark.parametrize("asked", [nnx.Param, nnx.PathContains("hidden")])
+def test_other_parameters_than_the_optimizer_has(asked):
+    xs, labels = batch(0)
+    model, head = Net(), nnx.All(nnx.Param, nnx.PathContains("head"))
+    optimizer = nnx.Optimizer(model, aj.sophia_h(0.1), wrt=head)
+    grads = nnx.grad(loss_of, argnums=nnx.DiffState(0, head))(model, xs, labels)
+    obj_fn = of_params(loss_of, model, xs, labels, wrt=asked)
+    with pytest.raises(
+        ValueError, match=r"^of_params: wrt=.* differ first at 'h.*'\. Pass the wrt"
+    ):
+        optimizer.update(model, grads, obj_fn=obj_fn)
+
+
 # --- evaluation ---------------------------------------------------------------
 
 

@@ -126,6 +126,12 @@ def test_names_must_differ():
             aj.route(rules, default)
 
 
+@pytest.mark.parametrize("name", [3, "", None, b"a"])
+def test_a_name_is_a_word(name):
+    with pytest.raises(TypeError, match=r"^route: rule 0 is named .*\. Name it with a word"):
+        aj.route([(name, "bias", aj.sgd(0.1))], aj.adamw(0.1))
+
+
 @pytest.mark.parametrize("name", ["matchers", "optional"])
 def test_a_name_that_is_an_argument_is_refused(name):
     with pytest.raises(TypeError, match=rf"^routed: '{name}' "):
@@ -178,14 +184,21 @@ def test_a_clip_is_global_before_and_local_inside():
 
 
 def test_extra_arguments_reach_every_route():
-    loss = lambda p: sum(jnp.sum(x**2) for x in jax.tree.leaves(p))
+    """A loss is one of all parameters, whichever of them a route sees."""
+    loss = lambda p: p["layers"][0]["kernel"].sum() * jnp.sum(p["layers"][0]["bias"] ** 2)
+    twice = 2.0 * PARAMS["layers"][0]["kernel"].sum()
     inner = aj.hutchinson(distribution="rademacher")
-    # the loss sees what the route sees: its own leaves
-    tx = aj.route([("a", "bias", inner)], ("b", aj.identity()))
-    updates, _ = tx.update(GRADS, tx.init(PARAMS), PARAMS, obj_fn=loss)
-    for path, u in by_path(updates).items():
-        expected = 2.0 if "bias" in path else by_path(GRADS)[path]
-        np.testing.assert_array_equal(u, expected)
+    biases = lambda path, leaf: path == "layers/0/bias"
+    mask = {"embed": False, "head": False, "layers": [{"kernel": False, "bias": True}, False]}
+    for tx in (
+        aj.route([("a", biases, inner)], ("b", aj.identity())),
+        aj.route([("a", "layers", aj.route([(biases, inner)], aj.identity()))], aj.identity()),
+        aj.masked(inner, mask),
+    ):
+        updates, _ = tx.update(GRADS, tx.init(PARAMS), PARAMS, obj_fn=loss, value=1.0)
+        for path, u in by_path(updates).items():
+            expected = twice if biases(path, u) else by_path(GRADS)[path]
+            np.testing.assert_allclose(u, jnp.broadcast_to(expected, u.shape), rtol=1e-6)
 
 
 # --- the same on every kind of tree -------------------------------------------
@@ -511,7 +524,25 @@ def test_eval_params_looks_into_what_has_a_name(wrapped):
     np.testing.assert_allclose(found["b"], expected, rtol=1e-6)
 
 
-def test_eval_params_refuses_what_it_cannot_look_into():
-    wrapped = optax.chain(optax.clip(10.0), FREE_ADAMW)
-    with pytest.raises(ValueError, match="eval_params: schedule_free is inside a transformation"):
-        aj.eval_params(wrapped, *trained(wrapped))
+OPTAX_FREE = optax.contrib.schedule_free_sgd(0.1)
+
+
+def test_eval_params_of_the_one_of_optax():
+    with jax.numpy_dtype_promotion("standard"):
+        state, params = trained(OPTAX_FREE)
+        expected = optax.contrib.schedule_free_eval_params(state, params)
+        assert np.abs(np.asarray(expected["a"] - params["a"])).max() > 1e-4
+        assert_equal(aj.eval_params(OPTAX_FREE, state, params), expected)
+        tx = aj.chain(aj.clip(10.0), aj.route([("a", OPTAX_FREE)], aj.sgd(0.1)))
+        found = aj.eval_params(tx, *trained(tx))
+        np.testing.assert_allclose(found["a"], expected["a"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("inner", [FREE_ADAMW, OPTAX_FREE], ids=["ours", "optax"])
+def test_eval_params_refuses_what_it_cannot_look_into(inner):
+    wrapped = optax.chain(optax.clip(10.0), inner)
+    for tx in (wrapped, aj.chain(aj.clip(10.0), wrapped)):
+        with jax.numpy_dtype_promotion("standard"):
+            found = trained(tx)
+            with pytest.raises(ValueError, match="eval_params: schedule_free is inside a transf"):
+                aj.eval_params(tx, *found)

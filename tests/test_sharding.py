@@ -230,6 +230,10 @@ def test_what_is_refused():
         aj.state_sharding(tx, {"w": spec}, mesh)
     with pytest.raises(ValueError, match=r"no axis 'batch'\. Choose from: data, model"):
         aj.state_sharding(tx, {"w": jnp.ones(8)}, mesh, "batch")
+    with pytest.raises(
+        TypeError, match=r"^state_sharding: zero_axis is \('data', 'model'\)\. Name"
+    ):
+        aj.state_sharding(tx, {"w": jnp.ones(8)}, mesh, ("data", "model"))
     other = mesh_of("data")
     with pytest.raises(ValueError, match=r"^sharding_report: parameter 'w' has .* not on the mesh"):
         aj.sharding_report(tx, {"w": jax.device_put(jnp.ones(8), spec)}, other)

@@ -193,6 +193,22 @@ def test_a_parameter_that_begins_anew():
     assert nothing["direction"]["numerator"][1].count == 0
 
 
+def test_every_leaf_may_be_an_array():
+    """As `jax.tree.map(numpy.asarray, state_dict)` makes them, names and indices too."""
+    arrays, saved = adamw(START, GRADS[:3])[-1]
+    params, tx = ours(np.float32(x) for x in arrays), aj.adamw(RATE, 0.9, 0.99, 1e-8, 0.1)
+    found = aj.from_torch(jax.tree.map(np.asarray, saved), tx, params, NAMES)
+    assert_equal(found.state, aj.from_torch(saved, tx, params, NAMES).state)
+
+
+def test_a_model_is_no_optimizer():
+    params, tx = ours(START), aj.adamw(RATE)
+    for given in ({"fc.weight": START[0]}, {}, {"state": {}}, {"state": {}, "param_groups": []}):
+        said = r"^from_torch: state_dict has no '(state|param_groups)'\. Pass the state_dict\(\) of"
+        with pytest.raises(ValueError, match=said):
+            aj.from_torch(given, tx, params, NAMES)
+
+
 def test_what_is_wrong_is_said():
     arrays, saved = adamw(START, GRADS[:2])[-1]
     params, tx = ours(np.float32(x) for x in arrays), aj.adamw(RATE)
@@ -226,5 +242,5 @@ def test_what_is_wrong_is_said():
     with pytest.raises(ValueError, match="the groups differ in 'betas'"):
         aj.from_torch({"state": saved["state"], "param_groups": groups}, tx, params, NAMES)
     buffers = sgd(START, GRADS[:2])[-1][1]
-    with pytest.raises(ValueError, match=r"SGD does not count its updates.*step="):
+    with pytest.raises(ValueError, match=r"says how many updates it has seen \(SGD.*step="):
         aj.from_torch(buffers, tx, params, NAMES)

@@ -101,7 +101,7 @@ class Cost:
             ("temporaries", f"{each(self.temporaries)}, {self.temporaries:,} bytes"),
             ("flops", f"{each(self.flops)}"),
             ("kernels", f"{self.kernels:8,}"),
-            ("collectives", _said(self.collectives)),
+            *_said(self.collectives),
             ("compiler's count", f"{each(self.compiler_bytes)}"),
         ]
         if self.least < self.bytes:
@@ -123,16 +123,18 @@ class Cost:
     __repr__ = __str__
 
 
-def _said(collectives: tuple[hlo.Collective, ...]) -> str:
+def _said(collectives: tuple[hlo.Collective, ...]) -> list[tuple[str, str]]:
+    """One row for each kind of transfer."""
     if not collectives:
-        return "    none"
+        return [("collectives", "    none")]
     kinds: dict[str, list[float]] = {}
     for c in collectives:
         count, given = kinds.get(c.operation, [0, 0])
         kinds[c.operation] = [count + c.times, given + c.times * c.bytes]
-    return ", ".join(
-        f"{count:8g} {name} of {given:,.0f} bytes" for name, (count, given) in kinds.items()
-    )
+    return [
+        ("" if i else "collectives", f"{count:8g} {name} of {given:,.0f} bytes")
+        for i, (name, (count, given)) in enumerate(kinds.items())
+    ]
 
 
 def cost(
@@ -173,7 +175,7 @@ def cost(
       >>> cost(adamw(1e-3), params, platform="cpu").floor // 512**2
       28.0
     """
-    tx = lift(tx)
+    tx = lift(tx, "cost")
     devices = machines.topology(topology) if platform == "tpu" else machines.at_hand(platform)
     placed = _placed(tx, params, sharding, devices)
     compiled = _compile(tx, *placed, extra)
