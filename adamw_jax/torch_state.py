@@ -137,6 +137,8 @@ def _counterpart(groups: list[Mapping[str, Any]]) -> tuple[Transformation, dict[
     if asked is adam:
         return (amsgrad if group["amsgrad"] else adamw)(rate, *map(float, group["betas"])), _ADAM
     decay, gain = float(group["momentum"]), 1 - float(group["dampening"])
+    if decay and not gain:
+        raise _error("dampening is 1, so that momentum is of the first gradient", "Begin anew")
     buffer = scale_by_momentum(decay, gain=gain) if decay else identity()
     return chain(direction=buffer, learning_rate=scale_by_learning_rate(rate)), _SGD
 
@@ -173,7 +175,9 @@ def _step(entries: Mapping[str, Mapping[str, Any]], step: int | None) -> int:
             "no parameter asked for says how many updates it has seen (SGD never does)",
             "Give their number as step=",
         )
-    seen = {*steps.values(), *([] if step is None else [step])}
+    if step is not None and not (step >= 0 and step == int(step)):
+        raise _error(f"step is {step!r}", "Give the number of updates so far")
+    seen = {*steps.values(), *([] if step is None else [int(step)])}
     if len(seen) > 1:
         raise _error(
             f"the numbers of updates differ: {steps}, step={step}",

@@ -244,3 +244,9 @@ def test_what_is_wrong_is_said():
     buffers = sgd(START, GRADS[:2])[-1][1]
     with pytest.raises(ValueError, match=r"says how many updates it has seen \(SGD.*step="):
         aj.from_torch(buffers, tx, params, NAMES)
+    for step in (-1, 2.5):
+        with pytest.raises(ValueError, match=f"step is {step}"):
+            aj.from_torch(buffers, tx, params, NAMES, step=step)
+    buffers["param_groups"][0]["dampening"] = 1.0
+    with pytest.raises(ValueError, match="dampening is 1"):
+        aj.from_torch(buffers, tx, params, NAMES, step=2)
