@@ -407,6 +407,26 @@ def test_what_is_no_equation_is_an_error(text):
         aj.equations(broken())
 
 
+def test_a_branch_of_a_piece_without_an_equation_is_a_function_of_it():
+    @aj.transformation(produces="fork")
+    def halves():
+        return optax.stateless(lambda u, params: {"low": u, "high": u})
+
+    text = aj.equations(aj.chain(aj.square(), halves(), aj.pick("low"), aj.scale(-0.1)), "text")
+    assert text == "theta = theta - 0.1*low(halves(g**2))"
+
+
+@pytest.mark.parametrize("name", ['say "so"', "back\\slash", "two\nlines", "été"])
+def test_a_route_may_be_called_anything(name, x64):
+    tx = aj.route([(name, "kernel", aj.sgd(0.1))], default=("rest", aj.adam(0.1)))
+    assert_describes(aj.equations(tx, "text"), tx, route=name)
+
+
+def test_a_route_may_be_called_anything_in_latex():
+    tx = aj.route([("50%_of_a&b#$", "kernel", aj.sgd(0.1))], default=("rest", aj.adam(0.1)))
+    assert r"\text{50\%\_of\_a\&b\#\$:}" in aj.equations(tx)
+
+
 def test_another_format_is_an_error():
     with pytest.raises(ValueError, match="format is 'html'"):
         aj.equations(aj.sgd(0.1), "html")
@@ -435,6 +455,9 @@ def test_latex_with_values():
     assert r"m_t &= 0.9 m_{t-1} + (1 - 0.9) g_t" in shown
     assert r"3 \cdot 10^{-4} \left(" in shown
     assert r"+ 10^{-8}" in shown
+    for exponent in range(-12, -3):  # 1e-6 is a bit below 10^-6
+        shown = aj.equations(aj.adamw(3e-4, eps=float(f"1e{exponent}")), symbols=False)
+        assert f"+ 10^{{{exponent}}}" in shown
 
 
 def test_notebooks_show_it():

@@ -39,7 +39,10 @@ def _merge(walk: Walk, tx: Transformation, u: Value, scope: Scope, path: Path) -
 
 def _pick(walk: Walk, tx: Transformation, u: Value, scope: Scope, path: Path) -> Value:
     name = tx.arguments["name"]
-    return u[name] if isinstance(u, dict) else ast.Name(name)
+    if isinstance(u, dict):
+        return u[name]
+    whole = isinstance(u, ast.Name)  # nothing is before it: the fork is what is received
+    return ast.Name(name) if whole else ast.Call(ast.Name(name), [u], [])
 
 
 def _operate(walk: Walk, op: Any, branches: dict[str, ast.expr], path: Path) -> ast.expr:
