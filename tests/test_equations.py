@@ -247,6 +247,22 @@ def test_operations_of_a_join(x64):
     assert_describes(text, tx)
 
 
+def test_branches_are_matched_by_name(x64):
+    # in the order of the parameters, whatever the order of the branches
+    parts = {"denominator": aj.rms(0.99), "numerator": aj.scale_by_momentum(0.9)}
+    tx = aj.chain(aj.join(aj.divide, **parts), aj.scale(-0.1))
+    text = aj.equations(tx, "text")
+    assert "theta = theta - 0.1*m/(sqrt(v_hat) + 1e-08)" in text
+    assert_describes(text, tx)
+
+    def first(numerator, denominator):
+        return jnp.where(denominator > 0, numerator, 0)
+
+    tx = aj.join(first, **parts)
+    text = aj.equations(tx, "text")
+    assert_describes(text, tx, first=lambda m, v: np.where(v > 0, m, 0))
+
+
 def test_an_operation_that_is_no_arithmetic_is_a_function(x64):
     def agree(g, m):
         return jnp.where(g * m > 0, m, 0)
