@@ -23,6 +23,7 @@ from adamw_jax.slots import parts
 from adamw_jax.telemetry import (
     ObserveState,
     Readings,
+    is_always,
     learning_rates,
     probe,
     scalar,
@@ -209,7 +210,7 @@ def observe(tx: optax.GradientTransformation, *, every: Count = 1):
         step = lambda g, own, p: update_part(tx, g, own, p, extra)
         due, old = state.count % every == 0, (state.overall, state.routes)
         average = lambda new: _averaged(new, old, state.count // every)
-        if every == 1 or _is_heavy(step, updates, state.tx, params):
+        if is_always(every) or _is_heavy(step, updates, state.tx, params):
             out, new = step(updates, state.tx, params)
             measure = lambda g, u, p, own: average(_measure(tx, g, u, p, own))
             readings = when_due(due, every, measure, old, updates, out, params, new)
