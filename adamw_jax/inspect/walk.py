@@ -15,7 +15,7 @@ from adamw_jax.inspect.names import Variables
 from adamw_jax.inspect.simplify import Line, names_in, or_nothing, simplify, tidy
 from adamw_jax.schedules import Schedule
 from adamw_jax.symbols import Symbol
-from adamw_jax.transform import Transformation, foreign, slots
+from adamw_jax.transform import Transformation, called, slots
 
 Value = Any  # an ast.expr, or a dict of them by the names of branches
 Scope = dict[str, ast.expr]
@@ -63,7 +63,7 @@ class Walk:
             return self.value(tx.body, u, scope, path)
         parts = [self.value(part, u, scope, (*path, n)) for n, part in slots(tx).items()]
         trees = [x for v in parts or [u] for x in (v.values() if isinstance(v, dict) else [v])]
-        return ast.Call(ast.Name(_called(tx)), trees, [])
+        return ast.Call(ast.Name(called(tx)), trees, [])
 
     def read(self, tx: Any, text: str, u: Value, scope: Scope, path: tuple[str, ...] = ()) -> Value:
         """The value of a declared equation."""
@@ -262,14 +262,6 @@ def _parsed(tx: Any, text: str) -> tuple[list[ast.stmt], ast.expr]:
         f"equations: the equation of {tx.factory.__name__} is {text!r}. Write assignments, "
         'then the value passed on, such as "m = decay * m + u; m".'
     )
-
-
-def _called(tx: Transformation) -> str:
-    """What a piece without an equation is called: by its factory."""
-    if tx.factory is not foreign:
-        return tx.factory.__name__
-    maker = tx.arguments["transform"].update.__qualname__.split(".")[0]
-    return maker if maker.isidentifier() else "foreign"
 
 
 def is_scalar(x: Any) -> bool:
