@@ -413,7 +413,23 @@ def test_a_part_of_a_silent_piece_is_walked():
     assert text == "m = 0.9*m + (1 - 0.9)*g\ntheta = theta + wrapped(m)"
 
 
-@pytest.mark.parametrize("text", ["m = ", "m = u", "", "for i in u: pass\nu", "del u; u"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "m = ",
+        "m = u",
+        "",
+        "for i in u: pass\nu",
+        "del u; u",
+        "a, b = u, u; a",
+        "a = b = u; a",
+        "a[0] = u; a",
+        "u = 2 * u; u",
+        "theta = 2 * theta; u",
+        "if t == 1: m = u\nelse: m = 2 * u\nm",
+        "if t > 1:\n if t > 2: m = u\nm",
+    ],
+)
 def test_what_is_no_equation_is_an_error(text):
     @aj.transformation(equation=text)
     def broken():

@@ -253,15 +253,25 @@ def _parsed(tx: Any, text: str) -> tuple[list[ast.stmt], ast.expr]:
     """The statements of an equation and the value passed on."""
     try:
         *body, last = ast.parse(text).body
-        fits = all(isinstance(s, ast.Assign | ast.If) for s in body)
-        if fits and isinstance(last, ast.Expr):
+        if all(map(_is_plain, body)) and isinstance(last, ast.Expr):
             return body, last.value
     except (SyntaxError, ValueError):
         pass
     raise ValueError(
-        f"equations: the equation of {tx.factory.__name__} is {text!r}. Write assignments, "
-        'then the value passed on, such as "m = decay * m + u; m".'
+        f"equations: the equation of {tx.factory.__name__} is {text!r}. Write assignments, each to "
+        "one name of your own and at most below an if, then the value passed on, such as "
+        '"m = decay * m + u; m".'
     )
+
+
+def _is_plain(statement: ast.stmt) -> bool:
+    """Whether a statement gives one name a value, or does so under a condition."""
+    if isinstance(statement, ast.If):
+        assigned = all(isinstance(s, ast.Assign) and _is_plain(s) for s in statement.body)
+        return assigned and not statement.orelse
+    names = statement.targets if isinstance(statement, ast.Assign) else []
+    own = (isinstance(x, ast.Name) and x.id not in ("u", "t", "theta") for x in names)
+    return len(names) == 1 and all(own)
 
 
 def is_scalar(x: Any) -> bool:
