@@ -101,7 +101,8 @@ def _readings(table: jax.Array, size: int, state: Any, max_norm: Any) -> Reading
         update_rms=rms(uu),
         param_rms=rms(pp),
         update_to_param=divide(rms(uu), rms(pp)),
-        cosine=divide(gu, safe_sqrt(gg) * safe_sqrt(uu)),
+        # Norms end at a largest number, and rounding may go beyond 1.
+        cosine=jnp.clip(divide(gu, safe_sqrt(gg) * safe_sqrt(uu)), -1, 1),
         grad_nonfinite=bad_g,
         update_nonfinite=bad_u,
         learning_rate=_learning_rate(state),
@@ -163,7 +164,8 @@ def observe(tx: optax.GradientTransformation, *, every: Count = 1):
     * `grad_rms` [L/θ], `update_rms` [θ] and `param_rms` [θ], before the step;
       they end at √(largest number), about 1.8e19 in float32;
     * `update_to_param`, the ratio of the two, 0 for parameters at 0;
-    * `cosine` of update and gradient, -1 for gradient descent;
+    * `cosine` of update and gradient, -1 for gradient descent; where the gradient
+      is too large to be squared, its sign;
     * `grad_nonfinite` and `update_nonfinite`, in how many arrays an element is
       not finite (or too large to be squared);
     * `learning_rate`, the one applied, where there is exactly one;

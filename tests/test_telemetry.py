@@ -202,6 +202,15 @@ def test_the_clip_factor():
         assert read(watched.update(g, watched.init(g), g)[1]).get("clip_factor") == factor
 
 
+def test_a_cosine_is_one_of_large_gradients_too():
+    params = {"w": jnp.ones((2, 3)), "b": jnp.ones(2)}
+    grads = jax.tree.map(lambda p: 1e25 * p, params)
+    tx = aj.observe(aj.adam(1e-3))
+    _, state = tx.update(grads, tx.init(params), params)
+    assert aj.metrics(state)["cosine"] == -1
+    assert aj.metrics(state)["grad_nonfinite"] == 2
+
+
 @pytest.mark.parametrize("make", [aj.sgd, aj.muon])  # measured again, and as the step is made
 def test_how_often_may_be_traced(make):
     params = {"kernel": jnp.ones((3, 2))}
