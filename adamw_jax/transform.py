@@ -59,10 +59,6 @@ class Transformation(Expression, optax.GradientTransformationExtraArgs):
     def __init__(self, factory, arguments):
         pass  # a tuple is made in __new__
 
-    def __repr__(self):
-        # No address: what a run is named after should be the same tomorrow.
-        return f"foreign({called(self)})" if self.factory is foreign else super().__repr__()
-
     @staticmethod
     def prepare(value):
         """Every foreign gradient transformation inside an argument, lifted."""
@@ -202,15 +198,6 @@ def transformation(
 def foreign(transform):
     """A gradient transformation from elsewhere, opaque and compared by identity."""
     return transform
-
-
-def called(tx: Transformation) -> str:
-    """The name of the factory; from elsewhere, of the function that made the update."""
-    if tx.factory is not foreign:
-        return tx.factory.__name__
-    update = tx.arguments["transform"].update
-    maker = getattr(update, "__qualname__", type(update).__name__).split(".")[0]
-    return maker if maker.isidentifier() else "foreign"
 
 
 def lift(tx: optax.GradientTransformation, by: str = "lift") -> Transformation:

@@ -11,11 +11,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from adamw_jax.expression import made_by
 from adamw_jax.inspect.names import Variables
 from adamw_jax.inspect.simplify import Line, names_in, or_nothing, simplify, tidy
 from adamw_jax.schedules import Schedule
 from adamw_jax.symbols import Symbol
-from adamw_jax.transform import Transformation, called, slots
+from adamw_jax.transform import Transformation, foreign, slots
 
 Value = Any  # an ast.expr, or a dict of them by the names of branches
 Scope = dict[str, ast.expr]
@@ -63,7 +64,8 @@ class Walk:
             return self.value(tx.body, u, scope, path)
         parts = [self.value(part, u, scope, (*path, n)) for n, part in slots(tx).items()]
         trees = [x for v in parts or [u] for x in (v.values() if isinstance(v, dict) else [v])]
-        return ast.Call(ast.Name(called(tx)), trees, [])
+        name = made_by(tx.arguments["transform"]) if tx.factory is foreign else tx.factory.__name__
+        return ast.Call(ast.Name(name), trees, [])
 
     def read(self, tx: Any, text: str, u: Value, scope: Scope, path: tuple[str, ...] = ()) -> Value:
         """The value of a declared equation."""
