@@ -71,7 +71,7 @@ def _parameters(text: str):
         path, colon, shape = entry.strip().partition(":")
         *folders, leaf = path.split("/")
         sizes = shape.split("x") if shape else []
-        if not (leaf and colon) or not all(size.isdigit() for size in sizes):
+        if not (leaf and colon) or not all(size.isdecimal() for size in sizes):
             raise UsageError(f"--params: {entry!r} is not path:shape, such as up/kernel:64x256.")
         inside = tree
         for folder in folders:

@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from adamw_jax import domains
 
@@ -205,12 +206,21 @@ def _written_arguments(expression: Expression) -> Iterator[str]:
             yield f"{keyword}{_written(value)}"
 
 
+def made_by(transform: optax.GradientTransformation) -> str:
+    """The name of the function that made a transformation of another library."""
+    update = transform.update
+    maker = getattr(update, "__qualname__", type(update).__name__).split(".")[0]
+    return maker if maker.isidentifier() else "foreign"
+
+
 def _written(value: Any) -> str:
     if type(value) in (tuple, list):
         inside = ", ".join(map(_written, value)) + ("," if len(value) == 1 else "")
         return f"[{inside.rstrip(',')}]" if isinstance(value, list) else f"({inside})"
     if inspect.isroutine(value):
         return value.__name__
+    if isinstance(value, optax.GradientTransformation) and not isinstance(value, Expression):
+        return made_by(value)  # no addresses: what a run is named after is the same tomorrow
     scalar = hasattr(value, "item") and not np.ndim(value) and not _is_tracer(value)
     return repr(value.item() if scalar else value)  # a plain number is equal, and can be typed
 

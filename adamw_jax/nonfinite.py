@@ -43,7 +43,8 @@ def skip_nonfinite(tx: optax.GradientTransformation, *, max_consecutive: Count =
     `tx` is still that of the last good step.  Stop earlier by watching
     `skipped_in_a_row` of `metrics(state)`.
 
-    Under `jit` gradients may be sharded in any way.  Inside `shard_map` a
+    Put it around `optax.MultiSteps`, not inside, whose running sum keeps a NaN for
+    good.  Under `jit` gradients may be sharded in any way.  Inside `shard_map` a
     device sees its own shard alone: sum the gradients first, or use `jit`.
 
     Args:

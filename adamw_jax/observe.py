@@ -23,6 +23,7 @@ from adamw_jax.slots import parts
 from adamw_jax.telemetry import (
     ObserveState,
     Readings,
+    is_always,
     learning_rates,
     probe,
     scalar,
@@ -100,7 +101,8 @@ def _readings(table: jax.Array, size: int, state: Any, max_norm: Any) -> Reading
         update_rms=rms(uu),
         param_rms=rms(pp),
         update_to_param=divide(rms(uu), rms(pp)),
-        cosine=divide(gu, safe_sqrt(gg) * safe_sqrt(uu)),
+        # Norms end at a largest number, and rounding may go beyond 1.
+        cosine=jnp.clip(divide(gu, safe_sqrt(gg) * safe_sqrt(uu)), -1, 1),
         grad_nonfinite=bad_g,
         update_nonfinite=bad_u,
         learning_rate=_learning_rate(state),
@@ -162,7 +164,8 @@ def observe(tx: optax.GradientTransformation, *, every: Count = 1):
     * `grad_rms` [L/θ], `update_rms` [θ] and `param_rms` [θ], before the step;
       they end at √(largest number), about 1.8e19 in float32;
     * `update_to_param`, the ratio of the two, 0 for parameters at 0;
-    * `cosine` of update and gradient, -1 for gradient descent;
+    * `cosine` of update and gradient, -1 for gradient descent; where the gradient
+      is too large to be squared, its sign;
     * `grad_nonfinite` and `update_nonfinite`, in how many arrays an element is
       not finite (or too large to be squared);
     * `learning_rate`, the one applied, where there is exactly one;
@@ -209,7 +212,7 @@ def observe(tx: optax.GradientTransformation, *, every: Count = 1):
         step = lambda g, own, p: update_part(tx, g, own, p, extra)
         due, old = state.count % every == 0, (state.overall, state.routes)
         average = lambda new: _averaged(new, old, state.count // every)
-        if every == 1 or _is_heavy(step, updates, state.tx, params):
+        if is_always(every) or _is_heavy(step, updates, state.tx, params):
             out, new = step(updates, state.tx, params)
             measure = lambda g, u, p, own: average(_measure(tx, g, u, p, own))
             readings = when_due(due, every, measure, old, updates, out, params, new)

@@ -79,9 +79,14 @@ def _statistics(tree: Any) -> Statistics:
     )
 
 
+def is_always(every: Any) -> bool:
+    """Whether every update is measured; a number that is traced may be any."""
+    return isinstance(every, int) and every == 1
+
+
 def when_due(due: jax.Array, every: int, measure: Any, old: Any, *operands: Any) -> Any:
     """`measure(*operands)` when it is due, else `old`; without a conditional if it always is."""
-    if isinstance(every, int) and every == 1:
+    if is_always(every):
         return measure(*operands)
     return jax.lax.cond(due, lambda old, *xs: measure(*xs), lambda old, *xs: old, old, *operands)
 

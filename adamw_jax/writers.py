@@ -35,6 +35,7 @@ class JSONLWriter(_Writer):
 
     Args:
       path: the file; lines are added to what is there, as a resumed run wants.
+        A last line that was cut off stays as it is, on its own.
 
     Example:
       >>> import tempfile
@@ -47,7 +48,9 @@ class JSONLWriter(_Writer):
     """
 
     def __init__(self, path: str | os.PathLike[str]):
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  closed by close()
+        self._file = open(path, "ab")  # noqa: SIM115  closed by close()
+        if os.path.isfile(path) and _is_cut_off(path):  # a pipe cannot be looked at
+            self._file.write(b"\n")
 
     def close(self) -> None:
         """Closes the file."""
@@ -55,8 +58,16 @@ class JSONLWriter(_Writer):
 
     def write(self, step: Any, metrics: Mapping[str, Any]) -> None:
         line = {"step": int(step)} | {name: _plain(value) for name, value in metrics.items()}
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
         self._file.flush()
+
+
+def _is_cut_off(path: str | os.PathLike[str]) -> bool:
+    """Whether a file ends in the midst of a line."""
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - 1, 0))
+        return file.read() not in (b"", b"\n")
 
 
 def _plain(value: Any) -> Any:

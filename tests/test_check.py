@@ -240,6 +240,26 @@ def test_optimizers_of_optax():
         assert aj.check(optax.adam(0.1), PARAMS).failed in ((), ("half precision",))
 
 
+def test_typed_keys_in_the_state():
+    with jax.numpy_dtype_promotion("standard"):
+        assert aj.check(optax.add_noise(0.1, 0.5, key=0), PARAMS).ok
+
+
+def test_what_is_made_for_one_tree_is_not_tried_on_another():
+    labels = {"kernel": "fast", "bias": "slow"}
+    tx = optax.partition({"fast": aj.sgd(0.1), "slow": aj.adam(0.1)}, labels)
+    report = aj.check(tx, PARAMS)
+    assert report.ok, str(report)
+    verdict = next(v for v in report.verdicts if v.name == "masked leaves")
+    assert verdict == ("masked leaves", None, "it takes no other tree than this one.")
+
+
+@pytest.mark.parametrize("leaf", [jax.ShapeDtypeStruct((3,), jnp.float32), "kernel", jnp.tanh])
+def test_only_arrays_can_be_checked(leaf):
+    with pytest.raises(ValueError, match=r"check: params holds no arrays: \{'w'"):
+        aj.check(aj.sgd(0.1), {"w": leaf})
+
+
 def test_the_table_and_the_assertion():
     report = aj.check(aj.scale(0.5), PARAMS)
     lines = str(report).splitlines()

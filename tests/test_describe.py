@@ -235,6 +235,11 @@ def test_replicated_state():
 
 
 def test_what_init_refuses_is_refused():
+    for leaf in (jnp.tanh, "relu"):  # a module that is a tree may hold such things
+        with pytest.raises(
+            ValueError, match=r"describe: parameter 'act' is .*Pass a tree of arrays"
+        ):
+            aj.describe(aj.adamw(0.1), {"w": abstract(3), "act": leaf})
     with pytest.raises(ValueError, match="dtype int32"):
         aj.describe(aj.adamw(0.1), {"w": abstract(3, dtype=jnp.int32)})
     with pytest.raises(ValueError, match="no parameter has"):

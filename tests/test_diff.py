@@ -57,6 +57,8 @@ CASES = [
     # nothing shared, or an order that slots cannot say
     (aj.adam(0.1), aj.chain(aj.clip(1.0), aj.adam(0.1)),
      "(whole): adam(0.1) -> chain(clip(1.0), adam(0.1))", "chain(clip(1.0), adam(0.1))"),
+    (aj.adam(0.1), aj.chain(optax.clip(1.0), aj.adam(0.1)),
+     "(whole): adam(0.1) -> chain(foreign(clip), adam(0.1))", "chain(foreign(clip), adam(0.1))"),
     (aj.chain(a=LR, b=DECAY), aj.chain(b=DECAY, a=LR), None, None),
     (aj.chain(aj.square(), aj.clip(1.0)), aj.chain(aj.sign(), aj.floor(0.1)), None, None),
 ]  # fmt: skip

@@ -247,6 +247,22 @@ def test_operations_of_a_join(x64):
     assert_describes(text, tx)
 
 
+def test_branches_are_matched_by_name(x64):
+    # in the order of the parameters, whatever the order of the branches
+    parts = {"denominator": aj.rms(0.99), "numerator": aj.scale_by_momentum(0.9)}
+    tx = aj.chain(aj.join(aj.divide, **parts), aj.scale(-0.1))
+    text = aj.equations(tx, "text")
+    assert "theta = theta - 0.1*m/(sqrt(v_hat) + 1e-08)" in text
+    assert_describes(text, tx)
+
+    def first(numerator, denominator):
+        return jnp.where(denominator > 0, numerator, 0)
+
+    tx = aj.join(first, **parts)
+    text = aj.equations(tx, "text")
+    assert_describes(text, tx, first=lambda m, v: np.where(v > 0, m, 0))
+
+
 def test_an_operation_that_is_no_arithmetic_is_a_function(x64):
     def agree(g, m):
         return jnp.where(g * m > 0, m, 0)
@@ -397,7 +413,23 @@ def test_a_part_of_a_silent_piece_is_walked():
     assert text == "m = 0.9*m + (1 - 0.9)*g\ntheta = theta + wrapped(m)"
 
 
-@pytest.mark.parametrize("text", ["m = ", "m = u", "", "for i in u: pass\nu", "del u; u"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "m = ",
+        "m = u",
+        "",
+        "for i in u: pass\nu",
+        "del u; u",
+        "a, b = u, u; a",
+        "a = b = u; a",
+        "a[0] = u; a",
+        "u = 2 * u; u",
+        "theta = 2 * theta; u",
+        "if t == 1: m = u\nelse: m = 2 * u\nm",
+        "if t > 1:\n if t > 2: m = u\nm",
+    ],
+)
 def test_what_is_no_equation_is_an_error(text):
     @aj.transformation(equation=text)
     def broken():
@@ -405,6 +437,26 @@ def test_what_is_no_equation_is_an_error(text):
 
     with pytest.raises(ValueError, match="equation of broken"):
         aj.equations(broken())
+
+
+def test_a_branch_of_a_piece_without_an_equation_is_a_function_of_it():
+    @aj.transformation(produces="fork")
+    def halves():
+        return optax.stateless(lambda u, params: {"low": u, "high": u})
+
+    text = aj.equations(aj.chain(aj.square(), halves(), aj.pick("low"), aj.scale(-0.1)), "text")
+    assert text == "theta = theta - 0.1*low(halves(g**2))"
+
+
+@pytest.mark.parametrize("name", ['say "so"', "back\\slash", "two\nlines", "été"])
+def test_a_route_may_be_called_anything(name, x64):
+    tx = aj.route([(name, "kernel", aj.sgd(0.1))], default=("rest", aj.adam(0.1)))
+    assert_describes(aj.equations(tx, "text"), tx, route=name)
+
+
+def test_a_route_may_be_called_anything_in_latex():
+    tx = aj.route([("50%_of_a&b#$", "kernel", aj.sgd(0.1))], default=("rest", aj.adam(0.1)))
+    assert r"\text{50\%\_of\_a\&b\#\$:}" in aj.equations(tx)
 
 
 def test_another_format_is_an_error():
@@ -435,6 +487,9 @@ def test_latex_with_values():
     assert r"m_t &= 0.9 m_{t-1} + (1 - 0.9) g_t" in shown
     assert r"3 \cdot 10^{-4} \left(" in shown
     assert r"+ 10^{-8}" in shown
+    for exponent in range(-12, -3):  # 1e-6 is a bit below 10^-6
+        shown = aj.equations(aj.adamw(3e-4, eps=float(f"1e{exponent}")), symbols=False)
+        assert f"+ 10^{{{exponent}}}" in shown
 
 
 def test_notebooks_show_it():

@@ -483,6 +483,13 @@ def test_a_lifted_optimizer_is_data():
             chex.assert_trees_all_close(one, expected, rtol=1e-6)
 
 
+def test_foreign_objects_print_without_addresses():
+    same = lambda updates, state, params=None: (updates, state)
+    nameless = optax.GradientTransformation(lambda params: (), functools.partial(same))
+    assert repr(aj.chain(optax.clip(1.0), aj.clip(1.0))) == "chain(foreign(clip), clip(1.0))"
+    assert repr(aj.chain(nameless)) == "chain(foreign(partial))"
+
+
 def test_foreign_objects_are_parts():
     foreign = optax.scale(2.0)
     run = lambda tx: tx.update(4.0, tx.init(0.0), 0.0)[0]

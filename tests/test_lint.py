@@ -73,6 +73,12 @@ CASES = [
         CHAIN(aj.precondition(MOMENTUM, CHAIN(aj.second_moment(0.999), aj.root(1e-8))), LR),
     ),
     (
+        "unrooted_denominator",
+        "0.denominator",
+        CHAIN(aj.join(aj.divide, denominator=SECOND, numerator=MOMENTUM), LR),
+        CHAIN(aj.join(aj.divide, denominator=aj.rms(0.999), numerator=MOMENTUM), LR),
+    ),
+    (
         "open_fork",
         "1",
         CHAIN(aj.fork(a=MOMENTUM, b=aj.identity()), LR),
@@ -80,6 +86,9 @@ CASES = [
     ),
     ("ascent", "1", CHAIN(ADAM, aj.scale(1e-3)), CHAIN(ADAM, aj.scale(-1e-3))),
     ("ascent", "0", CHAIN(aj.scale(-1.0), LR), CHAIN(aj.scale(1.0), LR)),
+    # to climb may be meant; the decay still shrinks the weights
+    ("ascent", "0", CHAIN(aj.scale(-1.0), aj.adamw(1e-3)), aj.adamw(1e-3)),
+    ("ascent", "0", CHAIN(aj.scale(-1.0), L2, aj.adam(1e-3)), CHAIN(L2, aj.adam(1e-3))),
     ("ascent", "2", CHAIN(ADAM, LR, aj.scale(-1.0)), CHAIN(ADAM, LR, aj.scale(0.5))),
     (
         "ascent",
@@ -117,6 +126,12 @@ CASES = [
         "2",
         CHAIN(ADAM, aj.scale(-1e-3), DECAY),
         CHAIN(ADAM, DECAY, aj.scale(-1e-3)),
+    ),
+    (
+        "decay_after_learning_rate",
+        "2.tx",
+        CHAIN(ADAM, aj.scale(-1.0), aj.masked(L2, MASK), aj.scale(1e-3)),
+        CHAIN(aj.masked(L2, MASK), ADAM, aj.scale(-1.0), aj.scale(1e-3)),
     ),
     ("shrink_before_learning_rate", "1", CHAIN(ADAM, SHRINK, LR), CHAIN(ADAM, LR, SHRINK)),
     (
@@ -177,6 +192,12 @@ CASES = [
         "d.denominator",
         masked_denominator(aj.masked(aj.rms(0.999), MASK)),
         aj.masked(masked_denominator(aj.rms(0.999)), MASK),
+    ),
+    (
+        "mask_in_denominator",
+        "0.d",
+        CHAIN(aj.join(aj.divide, n=MOMENTUM, d=aj.masked(aj.rms(0.999), MASK)), LR),
+        aj.masked(CHAIN(aj.join(aj.divide, n=MOMENTUM, d=aj.rms(0.999)), LR), MASK),
     ),
     (
         "mask_in_denominator",

@@ -70,6 +70,9 @@ REFUSED = {  # text: (what the message says, the character it points at)
     "transformation(add)": ("does not make an expression", 0),
     "Transformation(add, {})": ("does not make an expression", 0),
     "orthogonalize(steps=1000000000)": ("steps is 1000000000", 0),
+    "sgd(0.1, learning_rate=0.2)": ("multiple values", 0),
+    "adamw(1e-3, b1=0.9, b1=0.8)": ("'b1' is given twice", 20),
+    "chain(a=clip(1.0), a=sgd(0.1))": ("'a' is given twice", 19),
     "sgd(0.1": ("was never closed", 3),
     "sgd(0.1))": ("unmatched", 8),
     "": ("invalid syntax", 0),
@@ -90,6 +93,11 @@ def test_the_line_is_shown():
     with pytest.raises(ParseError) as caught:
         aj.parse("chain(\n    sgd(0.1),\n    sdg(0.1),\n)")
     assert str(caught.value).endswith("\n      sdg(0.1),\n      ^")
+
+
+@pytest.mark.parametrize("text", ["  sgd(0.1)", "\n    sgd(\n        0.1)\n  ", "\tsgd(0.1)\t"])
+def test_blanks_around_an_expression_are_nothing(text):
+    assert aj.parse(text) == aj.sgd(0.1)
 
 
 def test_a_long_line_is_cut_around_the_character():

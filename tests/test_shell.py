@@ -106,6 +106,7 @@ WRONG = {
     "open": (["lint", "adamw(1e-3"], "'(' was never closed"),
     "python": (["lint", '__import__("os")'], "'__import__' is not a public name"),
     "no optimizer": (["describe", "adamw"], "'adamw' is function, not a transformation"),
+    "superscript": (["describe", "sgd(0.1)", "--params=a:³"], "'a:³' is not path:shape"),
     "value": (["lint", "adamw(-1.0)"], "learning_rate is -1.0"),
     "slot": (["lint", 'part(adamw(1.0), "x")'], "there is no 'x' in adamw(1.0)"),
     "no shape": (["describe", "sgd(1.0)", "--params=up"], "'up' is not path:shape"),

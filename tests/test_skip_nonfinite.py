@@ -86,6 +86,23 @@ def test_dtypes(dtype):
         )
 
 
+def test_it_belongs_around_accumulation():
+    params = {"a": jnp.ones((2, 2)), "b": jnp.ones(3)}
+
+    def moved(tx):
+        state, update, seen = tx.init(params), jax.jit(tx.update), []
+        for g in (params, spoilt(params), params, params, params):
+            with jax.numpy_dtype_promotion("standard"):  # which Optax needs
+                updates, state = update(g, state, params)
+            seen.append(bool(jnp.any(updates["b"] != 0)))
+        return seen
+
+    around = aj.skip_nonfinite(optax.MultiSteps(aj.sgd(0.1), 2).gradient_transformation())
+    assert moved(around) == [False, False, True, False, True]
+    inside = optax.MultiSteps(aj.skip_nonfinite(aj.sgd(0.1)), 2)
+    assert not any(moved(inside))  # as the docstring says
+
+
 def test_state_is_constant_and_scans():
     params = {"a": jnp.ones((2, 2)), "b": jnp.ones(3)}
     tx = aj.skip_nonfinite(aj.adamw(0.1))

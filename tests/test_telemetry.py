@@ -202,6 +202,33 @@ def test_the_clip_factor():
         assert read(watched.update(g, watched.init(g), g)[1]).get("clip_factor") == factor
 
 
+def test_a_cosine_is_one_of_large_gradients_too():
+    params = {"w": jnp.ones((2, 3)), "b": jnp.ones(2)}
+    grads = jax.tree.map(lambda p: 1e25 * p, params)
+    tx = aj.observe(aj.adam(1e-3))
+    _, state = tx.update(grads, tx.init(params), params)
+    assert aj.metrics(state)["cosine"] == -1
+    assert aj.metrics(state)["grad_nonfinite"] == 2
+
+
+@pytest.mark.parametrize("make", [aj.sgd, aj.muon])  # measured again, and as the step is made
+def test_how_often_may_be_traced(make):
+    params = {"kernel": jnp.ones((3, 2))}
+    grads = {"kernel": jnp.arange(6.0).reshape(3, 2)}
+
+    def run(every):
+        tx = aj.observe(make(0.1), every=every)
+        state, seen = aj.observe(make(0.1)).init(params), []
+        for i in range(4):
+            _, state = tx.update(jax.tree.map(lambda g, i=i: g + i, grads), state, params)
+            seen.append(aj.metrics(state)["grad_rms"])
+        return seen
+
+    many = jax.vmap(run)(jnp.array([1, 3]))
+    for i, every in enumerate((1, 3)):
+        np.testing.assert_allclose([x[i] for x in many], run(every), rtol=1e-6)
+
+
 @pytest.mark.parametrize("every", [1, 2])
 @pytest.mark.parametrize("inner", ["adamw", "muon"])  # measured again, and as the step is made
 def test_the_clip_fraction_is_that_of_the_measured_steps(every, inner):
@@ -369,6 +396,16 @@ def test_jsonl(tmp_path):
     assert lines[2] == {"step": 2, "a": 1}
     assert json.loads(line) == lines[0]
     assert np.isnan(float(lines[1]["a"]))
+
+
+def test_jsonl_after_a_line_that_was_cut_off(tmp_path):
+    path = tmp_path / "run.jsonl"
+    path.write_bytes(b'{"step": 0}\n{"step": 1, "lo')  # a run was killed, or a disk was full
+    with aj.JSONLWriter(path) as writer:
+        writer.write(1, {"loss": 0.5})
+    *_, torn, last = path.read_text("utf-8").splitlines()
+    assert torn == '{"step": 1, "lo'
+    assert json.loads(last) == {"step": 1, "loss": 0.5}
 
 
 def test_jsonl_writes_metrics(tmp_path):

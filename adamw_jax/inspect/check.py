@@ -4,6 +4,7 @@ The promises are a table in `adamw_jax.inspect.promises`.  Where one rests on
 another that is broken, it is not judged: one mistake gives one finding.
 """
 
+from numbers import Number
 from typing import Any, NamedTuple
 
 import jax
@@ -82,7 +83,7 @@ def check(
 
     Raises:
       TypeError: `tx` is no transformation.
-      ValueError: `params` holds no arrays.
+      ValueError: `params` holds no arrays, or something else.
 
     Returns:
       A report: `.ok`, `.failed`, `.verdicts`, and a table when printed.
@@ -98,7 +99,8 @@ def check(
         raise TypeError(
             f"check: {tx!r} is not a gradient transformation. Pass what a factory returns."
         )
-    if not jax.tree.leaves(params):
+    leaves = jax.tree.leaves(params)
+    if not leaves or not all(hasattr(x, "__array__") or isinstance(x, Number) for x in leaves):
         raise ValueError(f"check: params holds no arrays: {params!r}. Pass a small tree of them.")
     subject = Subject(tx, params, extra, tolerance)
     verdicts: list[Verdict] = []

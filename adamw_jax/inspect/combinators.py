@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from adamw_jax.combine import chain, fork, join, merge, pick, precondition
@@ -39,12 +40,25 @@ def _merge(walk: Walk, tx: Transformation, u: Value, scope: Scope, path: Path) -
 
 def _pick(walk: Walk, tx: Transformation, u: Value, scope: Scope, path: Path) -> Value:
     name = tx.arguments["name"]
-    return u[name] if isinstance(u, dict) else ast.Name(name)
+    if isinstance(u, dict):
+        return u[name]
+    whole = isinstance(u, ast.Name)  # nothing is before it: the fork is what is received
+    return ast.Name(name) if whole else ast.Call(ast.Name(name), [u], [])
+
+
+def in_order(op: Callable, branches: dict[str, Any]) -> dict[str, Any]:
+    """The branches as `op` takes them: by name, if its parameters are named like them."""
+    try:
+        parameters = inspect.signature(op).parameters
+    except ValueError:  # some builtins have no signature
+        return branches
+    named = set(branches) <= set(parameters)
+    return {name: branches[name] for name in parameters if name in branches} if named else branches
 
 
 def _operate(walk: Walk, op: Any, branches: dict[str, ast.expr], path: Path) -> ast.expr:
     """`op` of the branches, by running it on symbols; a named function if that fails."""
-    name = getattr(op, "__name__", "op")
+    branches, name = in_order(op, branches), getattr(op, "__name__", "op")
     opaque = ast.Call(ast.Name(name if name.isidentifier() else "op"), [*branches.values()], [])
     if op is divide:
         return ast.BinOp(opaque.args[0], ast.Div(), opaque.args[1])

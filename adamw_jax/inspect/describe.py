@@ -119,8 +119,8 @@ def describe(tx: optax.GradientTransformation, params: Any) -> Description:
 
     Raises:
       TypeError: `tx` is not a gradient transformation.
-      ValueError: `tx.init` would raise for another reason than one that is
-        reported as a warning.
+      ValueError: a leaf is no floating-point array, or `tx.init` would raise for
+        another reason than one that is reported as a warning.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -130,6 +130,7 @@ def describe(tx: optax.GradientTransformation, params: Any) -> Description:
       8.0
     """
     tx, params = lift(tx, "describe"), _trained(params)
+    trees.check_parameters("describe", params)
     doubtful = undecided(tx, params)
     count = len(jax.tree.leaves(params))
     decided = [i for i in range(count) if i not in doubtful]

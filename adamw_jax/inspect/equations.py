@@ -18,13 +18,14 @@ appears as a function of what it receives.
 
 import ast
 import copy
+import json
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import optax
 
 from adamw_jax.inspect.combinators import COMBINATORS
-from adamw_jax.inspect.notation import condition_to_latex, name_to_latex, to_latex
+from adamw_jax.inspect.notation import condition_to_latex, escaped, name_to_latex, to_latex
 from adamw_jax.inspect.simplify import Line, flatten_products, names_in
 from adamw_jax.inspect.walk import Walk
 from adamw_jax.transform import Transformation, lift
@@ -123,7 +124,8 @@ def _text(block: _Block) -> str:
         test = f"if {_code(condition)}: " if condition else ""
         lines.append(f"{test}{name} = {_code(flatten_products(value))}")
     if block.route:
-        lines = [f'if route == "{block.route}":', *(f"    {line}" for line in lines)]
+        route = json.dumps(block.route, ensure_ascii=False)
+        lines = [f"if route == {route}:", *(f"    {line}" for line in lines)]
     return "\n".join(lines)
 
 
@@ -134,7 +136,7 @@ def _code(node: ast.expr) -> str:
 def _rows(block: _Block) -> Iterator[str]:
     """The rows of the LaTeX block."""
     if block.route:
-        yield rf"&\text{{{block.route}:}}".replace("_", r"\_")
+        yield rf"&\text{{{escaped(block.route)}:}}"
     clock = _Clock(block)
     for i, (name, value, condition, initial) in enumerate(block.lines):
         if i in clock.copies.values():

@@ -54,6 +54,7 @@ class Signal(NamedTuple):
       averaged: whether there was an average at all.
       smooth: whether all of it is an average (and not the raw gradient, too).
       decays: paths of decoupled decay terms in the sum.
+      grown: paths of decay terms added to what was negated, if by no learning rate.
       signs: the path of the `sign` that gave these updates.
       positive: whether no number is negative.
       turned: the path of the last piece that changed the sign, but for learning rates.
@@ -69,6 +70,7 @@ class Signal(NamedTuple):
     averaged: bool = False
     smooth: bool = False
     decays: tuple[str, ...] = ()
+    grown: tuple[str, ...] = ()
     signs: str | None = None
     positive: bool = False
     turned: str | None = None
@@ -147,6 +149,8 @@ def _moved(traits, arguments, path, s: Signal) -> Signal:
         s = s._replace(signs=None, positive=False)
     if "decoupled_decay" in traits:
         s = s._replace(decays=(*s.decays, path))
+    if {"decoupled_decay", "l2"} & set(traits) and s.sign == -1 and not s.rates:
+        s = s._replace(grown=(*s.grown, path))
     return s
 
 
@@ -179,6 +183,7 @@ def summed(branches: list[Signal], *, certain: bool = True) -> Signal:
         averaged=any(b.averaged for b in branches),
         smooth=all(b.smooth for b in branches),
         decays=_union(b.decays for b in branches),
+        grown=_union(b.grown for b in branches),
         positive=certain and all(b.positive for b in branches),
         turned=next((b.turned for b in branches if b.turned), None),
     )

@@ -22,6 +22,7 @@ import optax
 
 from adamw_jax.combine import chain, fork, interpolate, join, merge, pick, precondition
 from adamw_jax.inspect import facts, rules
+from adamw_jax.inspect.combinators import in_order
 from adamw_jax.inspect.facts import GRADIENT, UNKNOWN, WORDS, Signal
 from adamw_jax.inspect.rules import RULES, Finding, finding
 from adamw_jax.maps import add, divide
@@ -155,6 +156,9 @@ class _Walk:
     def join(self, tx, path, s, inside):
         if isinstance(s, dict):
             return self.joined(tx.arguments["op"], self.parts(tx, path, s, inside))
+        if tx.arguments["op"] is divide and len(slots(tx)) == 2:
+            above, below = in_order(divide, slots(tx))
+            return self.ratio(above, below, tx, path, s, inside)
         # Each term may hold the correction of an average that its neighbour keeps.
         decays = {name: _decays(branch) for name, branch in slots(tx).items()}
         out = {}
@@ -165,15 +169,19 @@ class _Walk:
         return self.joined(tx.arguments["op"], out)._replace(lent=s.lent)
 
     def joined(self, op: Callable, branches: dict[str, Any]) -> Signal:
-        signals = [b if isinstance(b, Signal) else UNKNOWN for b in branches.values()]
+        parts = in_order(op, branches).values()
+        signals = [b if isinstance(b, Signal) else UNKNOWN for b in parts]
         if op is divide and len(signals) == 2:
             return facts.quotient(*signals)
         return facts.summed(signals, certain=op is add)
 
     def precondition(self, tx, path, s, inside):
-        top = self.visit(tx.arguments["numerator"], _join(path, "numerator"), s, inside)
-        below = inside | {"denominator"}
-        bottom = self.visit(tx.arguments["denominator"], _join(path, "denominator"), s, below)
+        return self.ratio("numerator", "denominator", tx, path, s, inside)
+
+    def ratio(self, above, below, tx, path, s, inside):
+        """What the part in slot `above` returns, divided by what the one in `below` does."""
+        top = self.visit(slots(tx)[above], _join(path, above), s, inside)
+        bottom = self.visit(slots(tx)[below], _join(path, below), s, inside | {"denominator"})
         if not isinstance(top, Signal) or not isinstance(bottom, Signal):
             return UNKNOWN
         if bottom.known and bottom.degrees[GRADIENT] != 0:
@@ -181,7 +189,7 @@ class _Walk:
         out = facts.quotient(top, bottom)
         degree = out.degrees.get(GRADIENT)
         if out.known and degree is not None and degree < 0:
-            self.findings.append(finding("unrooted_denominator", _join(path, "denominator")))
+            self.findings.append(finding("unrooted_denominator", _join(path, below)))
         return out
 
     def interpolate(self, tx, path, s, inside):

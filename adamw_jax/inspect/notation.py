@@ -80,10 +80,11 @@ def _subscripted(letter: str, below: str) -> str:
 
 
 def _roman(word: str) -> str:
-    return word if word.isdigit() else rf"\mathrm{{{_escaped(word)}}}"
+    return word if word.isdigit() else rf"\mathrm{{{escaped(word)}}}"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Words for `\\text{...}`, what LaTeX reads as a command written out."""
     return re.sub(r"([_%&#${}])", r"\\\1", text)
 
 
@@ -96,8 +97,8 @@ def number_to_latex(value: float) -> str:
     """
     if value == 0 or 0.01 <= abs(value) < 1e5:
         return repr(value)
-    mantissa, _, exponent = f"{value:.16e}".partition("e")
-    mantissa = repr(float(f"{float(mantissa):.12g}")).removesuffix(".0")
+    mantissa, _, exponent = f"{value:.11e}".partition("e")
+    mantissa = repr(float(mantissa)).removesuffix(".0")
     power = f"10^{{{int(exponent)}}}"
     return power if mantissa == "1" else rf"{mantissa} \cdot {power}"
 
@@ -255,7 +256,7 @@ class _Printer:
             return self.expression(node)
         written = self.name(node.id)
         word = written.startswith(r"\mathrm")
-        return rf"\operatorname{{{_escaped(node.id)}}}" if word else written
+        return rf"\operatorname{{{escaped(node.id)}}}" if word else written
 
     def _code(self, node):
-        return rf"\texttt{{{_escaped(ast.unparse(node))}}}", _ATOM
+        return rf"\texttt{{{escaped(ast.unparse(node))}}}", _ATOM

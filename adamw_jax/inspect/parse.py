@@ -51,6 +51,7 @@ def parse(text: str) -> Transformation:
         raise TypeError(f"parse: got {text!r}. Pass the text of an expression, such as 'sgd(0.1)'.")
     if len(text) > LONGEST:
         raise ParseError(f"parse: the text has {len(text)} characters. Keep it below {LONGEST}.")
+    text = text.strip()  # from a file or a docstring it comes with blanks around it
     try:
         value = _Reader(text).read(_tree(text))
     except RecursionError:
@@ -113,7 +114,7 @@ class _Reader:
             raise self.error(node, f"{what} has no place in an expression")
         return rule(node)
 
-    def error(self, node: ast.expr, message: str) -> ParseError:
+    def error(self, node: ast.expr | ast.keyword, message: str) -> ParseError:
         line = self.text.splitlines()[node.lineno - 1] if self.text else ""
         column = len(line.encode()[: node.col_offset].decode(errors="ignore"))
         return ParseError(_pointing(self.text, node.lineno, column, message))
@@ -164,7 +165,11 @@ class _Reader:
         args = [self.read(argument) for argument in node.args]
         if any(keyword.arg is None for keyword in node.keywords):
             raise self.error(node, "a call may not unpack its arguments")
-        kwargs = {str(keyword.arg): self.read(keyword.value) for keyword in node.keywords}
+        kwargs: dict[str, Any] = {}
+        for keyword in node.keywords:  # Python's compiler refuses the second one, its parser not
+            if keyword.arg in kwargs:
+                raise self.error(keyword, f"{keyword.arg!r} is given twice")
+            kwargs[str(keyword.arg)] = self.read(keyword.value)
         try:
             return function(*args, **kwargs)
         except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:

@@ -48,7 +48,7 @@ def tree(tx: Transformation, name: str = "", depth: int = 0) -> list[str]:
 def _label(tx: Transformation) -> str:
     """A part without the parts inside it."""
     if tx.factory is foreign:
-        return "foreign"
+        return repr(tx)
     plain = {name: value for name, value in tx.arguments.items() if not _holds_parts(value)}
     return repr(Transformation(tx.factory, plain)).removesuffix("()")
 

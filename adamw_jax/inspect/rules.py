@@ -176,9 +176,9 @@ def _effective(s: Signal) -> list[str]:
 
 def _decay(traits, arguments, path, s: Signal) -> Iterator[Finding]:
     stepped = _effective(s) or (s.sign == -1 and not s.rates)
-    if traits & {"decoupled_decay", "l2"} and stepped:
+    if traits & {"decoupled_decay", "l2"} and _effective(s):
         yield finding("decay_after_learning_rate", path)
-    elif "l2" in traits and (s.averaged or s.degrees[GRADIENT] == 0):
+    elif "l2" in traits and not stepped and (s.averaged or s.degrees[GRADIENT] == 0):
         yield finding("l2_after_moments", path)
     if "decay_after_rate" in traits and not stepped and s.sign == 1 and s.known:
         yield finding("shrink_before_learning_rate", path)
@@ -216,6 +216,8 @@ def at_end(s: Signal, route: str) -> Iterator[Finding]:
     lost = [rate for rate in s.rates if s.degrees.get(rate) == 0]
     for rate in lost:
         yield finding("learning_rate_normalized_away", rate)
+    for path in () if s.rates else s.grown:  # it was the step that was negated, not a loss
+        yield finding("decay_after_learning_rate", path)
     if lost or len(s.rates) > 1 or s.sign != 1:
         return  # one mistake, one finding
     if s.rates:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from adamw_jax.expression import made_by
 from adamw_jax.inspect.names import Variables
 from adamw_jax.inspect.simplify import Line, names_in, or_nothing, simplify, tidy
 from adamw_jax.schedules import Schedule
@@ -63,7 +64,8 @@ class Walk:
             return self.value(tx.body, u, scope, path)
         parts = [self.value(part, u, scope, (*path, n)) for n, part in slots(tx).items()]
         trees = [x for v in parts or [u] for x in (v.values() if isinstance(v, dict) else [v])]
-        return ast.Call(ast.Name(_called(tx)), trees, [])
+        name = made_by(tx.arguments["transform"]) if tx.factory is foreign else tx.factory.__name__
+        return ast.Call(ast.Name(name), trees, [])
 
     def read(self, tx: Any, text: str, u: Value, scope: Scope, path: tuple[str, ...] = ()) -> Value:
         """The value of a declared equation."""
@@ -253,23 +255,25 @@ def _parsed(tx: Any, text: str) -> tuple[list[ast.stmt], ast.expr]:
     """The statements of an equation and the value passed on."""
     try:
         *body, last = ast.parse(text).body
-        fits = all(isinstance(s, ast.Assign | ast.If) for s in body)
-        if fits and isinstance(last, ast.Expr):
+        if all(map(_is_plain, body)) and isinstance(last, ast.Expr):
             return body, last.value
     except (SyntaxError, ValueError):
         pass
     raise ValueError(
-        f"equations: the equation of {tx.factory.__name__} is {text!r}. Write assignments, "
-        'then the value passed on, such as "m = decay * m + u; m".'
+        f"equations: the equation of {tx.factory.__name__} is {text!r}. Write assignments, each to "
+        "one name of your own and at most below an if, then the value passed on, such as "
+        '"m = decay * m + u; m".'
     )
 
 
-def _called(tx: Transformation) -> str:
-    """What a piece without an equation is called: by its factory."""
-    if tx.factory is not foreign:
-        return tx.factory.__name__
-    maker = tx.arguments["transform"].update.__qualname__.split(".")[0]
-    return maker if maker.isidentifier() else "foreign"
+def _is_plain(statement: ast.stmt) -> bool:
+    """Whether a statement gives one name a value, or does so under a condition."""
+    if isinstance(statement, ast.If):
+        assigned = all(isinstance(s, ast.Assign) and _is_plain(s) for s in statement.body)
+        return assigned and not statement.orelse
+    names = statement.targets if isinstance(statement, ast.Assign) else []
+    own = (isinstance(x, ast.Name) and x.id not in ("u", "t", "theta") for x in names)
+    return len(names) == 1 and all(own)
 
 
 def is_scalar(x: Any) -> bool:
