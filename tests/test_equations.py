@@ -214,6 +214,7 @@ COMPOSITIONS = [
     "delay(adamw(0.05), 3)",
     "chain(delay(scale_by_adam()), scale_by_learning_rate(0.05))",
     "chain(fork(a=identity(), b=scale(2.0)), pick('b'), scale_by_learning_rate(0.1))",
+    "chain(fork(a=identity(), b=square()), clip(1.0), scale(-0.5), pick('b'))",
     "scale_by_momentum(0.9, gain=0.5, read='before')",
     "interpolate(1.0, scale_by_momentum(0.9))",
     "route([('kernel', adamw(0.05))], default=('rest', sgd(0.1)))",
