@@ -177,6 +177,11 @@ def update_each_leaf(tx: Any, update_leaf: Any, updates: Any, state: Any, params
     nodes, statedef = jax.tree.flatten(state, is_leaf=like_updates)
     dealt = [jax.tree.leaves(node) if like_updates(node) else None for node in nodes]
     param_leaves = [None] * len(leaves) if params is None else jax.tree.leaves(params)
+    if len(param_leaves) != len(leaves):
+        raise ValueError(
+            f"{tx.factory.__name__}: got {len(leaves)} arrays of updates for {len(param_leaves)} "
+            "parameters. Pass one each; of the branches of a fork make one by merge or pick."
+        )
     out, columns = [], []
     for i, (leaf, param) in enumerate(zip(leaves, param_leaves, strict=True)):
         own = [

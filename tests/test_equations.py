@@ -214,7 +214,7 @@ COMPOSITIONS = [
     "delay(adamw(0.05), 3)",
     "chain(delay(scale_by_adam()), scale_by_learning_rate(0.05))",
     "chain(fork(a=identity(), b=scale(2.0)), pick('b'), scale_by_learning_rate(0.1))",
-    "chain(fork(a=identity(), b=square()), clip(1.0), scale(-0.5), pick('b'))",
+    "chain(fork(a=identity(), b=square()), probe('both'), pick('b'))",
     "scale_by_momentum(0.9, gain=0.5, read='before')",
     "interpolate(1.0, scale_by_momentum(0.9))",
     "route([('kernel', adamw(0.05))], default=('rest', sgd(0.1)))",
@@ -438,6 +438,12 @@ def test_what_is_no_equation_is_an_error(text):
 
     with pytest.raises(ValueError, match="equation of broken"):
         aj.equations(broken())
+
+
+def test_an_open_fork_has_no_equation():
+    tx = aj.chain(aj.fork(a=aj.identity(), b=aj.square()), aj.clip_by_global_norm(1.0))
+    with pytest.raises(ValueError, match="clip_by_global_norm receives the branches a, b of a f"):
+        aj.equations(tx)
 
 
 def test_a_branch_of_a_piece_without_an_equation_is_a_function_of_it():

@@ -362,6 +362,12 @@ FORK = aj.fork(a=aj.identity(), b=aj.sign())
         TypeError,
         "^merge: .* not the branches a, b",
     ),
+    (
+        "open fork",
+        lambda: run(aj.chain(FORK, aj.clip(1.0))),
+        ValueError,
+        r"^clip: got \d arrays of updates for \d parameters",
+    ),
     ("pick", lambda: run(aj.chain(FORK, aj.pick("c"))), KeyError, "^pick: .*'c'.*one of: a, b"),
     (
         "not a piece",

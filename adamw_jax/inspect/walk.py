@@ -71,8 +71,11 @@ class Walk:
         """The value of a declared equation."""
         body, result = _parsed(tx, text)
         loads = [n.id for part in (*body, result) for n in ast.walk(part) if type(n) is ast.Name]
-        if isinstance(u, dict) and "u" in loads and "u" not in u:  # what works on any tree
-            return {k: self.read(tx, text, v, scope, (*path, k)) for k, v in u.items()}
+        if isinstance(u, dict) and "u" in loads and "u" not in u and text != "u":
+            raise ValueError(
+                f"equations: {tx.factory.__name__} receives the branches {', '.join(u)} of a fork, "
+                "and not one tree of updates. Put merge(op) or pick(name) before it."
+            )
         if isinstance(u, dict):
             u = {k: self.once(v, path) if loads.count(k) > 1 else v for k, v in u.items()}
         elif loads.count("u") > 1:
