@@ -167,12 +167,7 @@ def _bind(factory: Any, args: tuple, kwargs: dict) -> dict[str, Any]:
     try:
         bound = factory.signature.bind(*args, **kwargs)
     except TypeError as error:
-        usage = factory.signature.replace(
-            parameters=[
-                p.replace(annotation=p.empty) for p in factory.signature.parameters.values()
-            ]
-        )
-        raise TypeError(f"{name}: {error}. Call it as {name}{usage}.") from None
+        raise TypeError(f"{name}: {error}. Call it as {name}{factory.__signature__}.") from None
     bound.apply_defaults()
     arguments: dict[str, Any] = {}
     for key, value in bound.arguments.items():
@@ -261,6 +256,9 @@ def remember(function: Callable, cls: Any, **declared: Any) -> Any:
 
     factory: Any = functools.wraps(function)(call)
     factory.signature = inspect.signature(function)
+    # What help() shows: a domain written out is longer than the docstring that explains it.
+    bare = [p.replace(annotation=p.empty) for p in factory.signature.parameters.values()]
+    factory.__signature__ = factory.signature.replace(parameters=bare)
     factory.declared = declared
     _lifted[function] = factory
     return factory

@@ -2,7 +2,9 @@
 
 import copy
 import functools
+import inspect
 import pickle
+import pydoc
 
 import chex
 import jax
@@ -654,6 +656,17 @@ def test_decorated_functions_keep_their_name_and_signature():
     assert decaying_noise.__name__ == "decaying_noise"
     assert decaying_noise.__doc__.startswith("u -> u + size / 2^t")
     assert aj.adamw.__module__ == "adamw_jax.optimizers.adam"
+    assert list(inspect.signature(aj.adamw).parameters) == list(aj.adamw.signature.parameters)
+
+
+def test_help_begins_with_a_call_that_one_can_read():
+    """Not with the domains of the arguments, which are unions and lambdas."""
+    page = pydoc.plain(pydoc.render_doc(aj.adamw))
+    call = page.splitlines()[2]
+    assert call == (
+        "adamw(learning_rate, b1=0.9, b2=0.999, eps=1e-08, weight_decay=0.0001, mask=None, *, "
+        "coupling='lr')"
+    )
 
 
 def test_variadic_arguments_round_trip():
