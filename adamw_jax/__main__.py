@@ -112,10 +112,15 @@ def _diff(old: str, new: str) -> None:
 
 
 def _cost(text: str) -> None:
-    from adamw_jax import cost, parse
+    from adamw_jax import cost, parse, parts
 
-    params = _parameters(_PARAMS.value)
-    print(cost(parse(text), params, platform=_PLATFORM.value, topology=_TOPOLOGY.value))
+    tx, params = parse(text), _parameters(_PARAMS.value)
+    if any("estimate" in part.factory.declared["traits"] for part in [tx, *parts(tx).values()]):
+        raise UsageError(
+            f"cost: {tx!r} reads the loss, which no flag can give. In Python, pass it: "
+            "cost(tx, params, extra={'obj_fn': loss}), or 'logits_fn' for sophia_g."
+        )
+    print(cost(tx, params, platform=_PLATFORM.value, topology=_TOPOLOGY.value))
 
 
 # name: what to call, and how many expressions it takes

@@ -223,7 +223,9 @@ def test_the_report_fits_eighty_columns():
 
 def test_errors(monkeypatch):
     ask = lambda params=PARAMS, **options: aj.cost(aj.sgd(0.1), params, **options)
-    with pytest.raises(ValueError, match=r"^cost: there is no 'abacus' here\. Pass"):
+    with pytest.raises(
+        ValueError, match=r"^cost: there is no platform 'abacus' here\. Choose 'cpu'"
+    ):
         ask(platform="abacus")
     with pytest.raises(ValueError, match=r"^cost: params is \{\}\. Pass"):
         ask({}, platform="cpu")

@@ -113,6 +113,9 @@ WRONG = {
     "bad shape": (["describe", "sgd(1.0)", "--params=up:3xx"], "'up:3xx' is not path:shape"),
     "below": (["describe", "sgd(1.0)", "--params=a:1,a/b:2"], "'a/b:2' lies below another"),
     "above": (["describe", "sgd(1.0)", "--params=a/b:2,a:1"], "'a:1' is there already"),
+    "platform": (["cost", "sgd(1.0)", "--platform=x"], "Choose 'cpu', which is, or 'tpu', which"),
+    "loss": (["cost", "sophia_h(1.0)", "--platform=cpu"], "cost: sophia_h(1.0) reads the loss"),
+    "estimator": (["cost", "hutchinson()", "--platform=cpu"], "hutchinson() reads the loss"),
     "twice": (["describe", "sgd(1.0)", "--params=a:2,a:1"], "'a:1' is there already"),
 }
 

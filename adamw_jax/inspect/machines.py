@@ -58,8 +58,8 @@ def at_hand(platform: str | None) -> list:
         return jax.devices(platform)
     except RuntimeError as error:
         raise ValueError(
-            f'cost: there is no {platform!r} here. Pass "tpu" to compile for one that is not here, '
-            "or None for what is."
+            f"cost: there is no platform {platform!r} here. Choose {jax.default_backend()!r}, "
+            "which is, or 'tpu', which need not be."
         ) from error
 
 
@@ -70,7 +70,8 @@ def topology(name: str) -> list:
     if not attached and importlib.util.find_spec("libtpu") is None:
         raise ImportError(
             "cost: compiling for a TPU needs libtpu, which is not installed. Run "
-            "pip install 'adamw-jax[tpu-aot]', or pass platform=None for the machine at hand."
+            f"pip install 'adamw-jax[tpu-aot]', or choose platform {jax.default_backend()!r}, "
+            "which is at hand."
         )
     try:
         with _environment({} if attached else COMPILE_ONLY):
