@@ -1,6 +1,7 @@
 """The ablation: the sweep is a plain loop, the statistics are honest, the report is written."""
 
 import csv
+import dataclasses
 import subprocess
 import sys
 
@@ -16,9 +17,12 @@ pytest.importorskip("scipy")
 pytest.importorskip("matplotlib")
 pytest.importorskip("rich")
 
+from matplotlib.figure import Figure
+from rich.console import Console
+
 from adamw_jax import adamw, identity, swap
 from adamw_jax.ablation import __main__ as command
-from adamw_jax.ablation import demo, statistics
+from adamw_jax.ablation import demo, figure, report, statistics
 from adamw_jax.ablation.arms import BASELINE, Arm, adamw_arms
 from adamw_jax.ablation.sweep import Runs, batches, group_by_structure, sweep
 from adamw_jax.ablation.tasks import Batch, Scores, Task, digits
@@ -228,6 +232,31 @@ def test_divergence_is_never_chosen_and_never_forgiven():
 # --- the report and the command ----------------------------------------------
 
 
+@pytest.mark.parametrize("width", [80, 100, 120, 160])
+@pytest.mark.parametrize("verdict", ["worse", "no claim: diverged"])
+def test_the_table_drops_no_digit(width, verdict):
+    """Wide cells take two lines; none is cut off."""
+    pair = statistics.Comparison(1.02, 1.1e-7, 9262414.1, 1.0)
+    (row,) = rows_of(base=made_up(1)).values()
+    row = dataclasses.replace(
+        row, arm="no second moment, λ/100", edge=True, comparison=pair, verdict=verdict
+    )
+    console = Console(width=width)
+    with console.capture() as shown:
+        console.print(report.terminal([row], width))
+    text = shown.get()
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+    assert set(" ".join(report.cells(row)).split()) <= set(text.split())
+
+
+@pytest.mark.parametrize("high", [1.2, 8.0, 1e3, 1e8, 1e60])
+def test_ticks_are_few_enough_to_read(high):
+    axis = Figure().subplots().xaxis
+    figure._ticks(axis, 1 / high, high, (1, 2, 5), "×{:g}")
+    assert 1 <= len(axis.get_major_locator()()) <= 13
+
+
 def experiment():
     return demo.Experiment(tiny(), two_structures(), RATES, 2, 3, 6, "A test.")
 
@@ -259,7 +288,8 @@ def test_an_interrupt_keeps_the_finished_arms(tmp_path, capsys, monkeypatch):
     assert demo.run(experiment(), tmp_path) == 130
     page = (tmp_path / "ablation.md").read_text(encoding="utf-8")
     assert "| again |" in page
-    assert "no decay" not in page
+    assert "| no decay |" not in page
+    assert "* Interrupted before the end of: no decay." in page
     assert "Interrupted after 2 of 3 arms: AdamW, again." in capsys.readouterr().out
 
 

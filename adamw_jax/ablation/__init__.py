@@ -1,7 +1,7 @@
 """What is each piece of an optimizer worth?  A small laboratory that answers with statistics.
 
 * `tasks`: data from an installed package, a small Flax network, a loss.
-* `arms`: AdamW, and AdamW with one slot swapped at a time.
+* `arms`: AdamW, and AdamW with one thing changed at a time.
 * `sweep`: trains every arm at every learning rate with every seed, one compiled
   program for all arms of equal structure.
 * `statistics`: tunes on some seeds, reports on others, and says "not separable"

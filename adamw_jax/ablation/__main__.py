@@ -1,4 +1,4 @@
-"""Trains AdamW and its one-slot variants on handwritten digits; writes a report."""
+"""Trains AdamW and variants of it on handwritten digits; writes a report."""
 
 import argparse
 import os
@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
             pass  # better now than after the training
         return run(chosen)
     except ImportError as error:
-        print(f"ablation: {error}. Install the extra: adamw_jax[examples].", file=sys.stderr)
+        print(f"ablation: {error}. Run pip install 'adamw-jax[examples]'.", file=sys.stderr)
         return 1
     except OSError as error:
         reason = error.strerror or error

@@ -1,8 +1,8 @@
-"""Arms: AdamW, and AdamW with one slot swapped at a time.
+"""Arms: AdamW, and AdamW with one thing changed at a time.
 
-An arm is a function from a learning rate to a transformation.  Each of those
-below is `swap(adamw, slot, piece)`, so a row of the report is worth exactly one
-sentence of the algebra.
+An arm is a function from a learning rate to a transformation.  Those below are
+`adamw` with other pieces in one slot (both corrections are two) or, for the L2
+penalty, with the decay in another place: one sentence of the algebra each.
 """
 
 from collections.abc import Callable, Mapping
@@ -74,7 +74,7 @@ def adamw_arms(
     *,
     weaker: float = 100.0,
 ) -> dict[str, Arm]:
-    """AdamW; one arm per swapped slot; AdamW once more as a control.
+    """AdamW; one arm per change; AdamW once more as a control.
 
     Args:
       weight_decay, b1, b2, eps: as in `adamw`, for every arm.

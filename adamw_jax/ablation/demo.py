@@ -131,7 +131,9 @@ def publish(experiment: Experiment, results: Mapping[str, Runs], out: Path, cons
     """Writes the report of the finished arms and shows its table."""
     rates, tuning = experiment.rates, experiment.tuning
     rows = statistics.analyse(results, rates, tuning)
-    page = report.markdown(TITLE, rows, experiment.arms, experiment.protocol)
+    missing = [name for name in experiment.arms if name not in results]
+    interrupted = [f"Interrupted before the end of: {', '.join(missing)}."] if missing else []
+    page = report.markdown(TITLE, rows, experiment.arms, experiment.protocol + interrupted)
     names = ("ablation.md", "ablation.csv", "ablation_runs.csv", "ablation.png")
     page_at, summary_at, runs_at, picture_at = files = [out / name for name in names]
     page_at.write_text(page, encoding="utf-8")

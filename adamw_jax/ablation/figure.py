@@ -125,9 +125,11 @@ def _dress_ratios(axes: Axes, rows: Sequence[Row], styles: Mapping[str, Style]):
 
 
 def _ticks(axis, low: float, high: float, digits: Sequence[float], form: str):
-    """Few ticks with plain numbers on a logarithmic axis."""
-    decades = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
-    ticks = np.outer(decades, digits).ravel()
+    """Few ticks with plain numbers on a logarithmic axis; over many decades only powers."""
+    powers = np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
+    if len(powers) > 5:
+        digits, powers = (1,), powers[powers % (len(powers) // 8 + 1) == 0]
+    ticks = np.outer(10.0**powers, digits).ravel()
     axis.set_major_locator(FixedLocator(np.unique(ticks[(ticks >= low) & (ticks <= high)])))
     axis.set_major_formatter(FuncFormatter(lambda x, _: form.format(float(f"{x:.6g}"))))
     axis.set_minor_locator(FixedLocator([]))

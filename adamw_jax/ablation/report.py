@@ -42,7 +42,7 @@ def ratio(comparison: Comparison | None) -> str:
         return "1"
     if not np.isfinite(comparison.ratio):
         return "∞"
-    number = lambda x: f"{x:.2f}" if x < 9.995 else f"{x:.1f}"
+    number = lambda x: f"{x:.2f}" if 0.005 <= x < 9.995 else f"{x:.3g}"
     middle, low, high = map(number, comparison[:3])
     return f"{middle} [{low}, {high}]"
 
@@ -62,10 +62,10 @@ def cells(row: Row) -> tuple[str, ...]:
 
 
 def terminal(rows: Iterable[Row], width: int) -> Table:
-    """The table in colour; where the terminal is narrow, two lines a row."""
+    """The table in colour; where it is wider than the terminal, two lines a row."""
     rows = list(rows)
     columns = list(zip(COLUMNS, *map(cells, rows), strict=True))
-    narrow = width < 120
+    narrow = sum(max(map(len, column)) + 2 for column in columns) > width
     if narrow:
         stacked = [zip(columns[i], columns[i + 1], strict=True) for i in (2, 4, 6)]
         columns = columns[:2] + [tuple(map("\n".join, pair)) for pair in stacked]
@@ -92,7 +92,7 @@ def markdown(
         "",
         "![Test loss by learning rate, and paired ratios to AdamW](ablation.png)",
         "",
-        "Each arm is AdamW with one slot swapped:",
+        "Each arm is AdamW with one thing changed:",
         "",
         *(f"* **{row.arm}**: {arms[row.arm].note}." for row in rows),
         "",
