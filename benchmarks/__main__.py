@@ -1,13 +1,9 @@
 """`python -m benchmarks`: measures every case, prints the table, writes it to docs/."""
 
-import os
-import platform
 from pathlib import Path
 
-import jax
-import optax
-
 from benchmarks.cases import CASES
+from benchmarks.measure import where
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 
@@ -19,8 +15,6 @@ def row(case, measured):
 
 
 def main():
-    device = f"{os.cpu_count()} {platform.machine()} cores, {jax.devices()[0].platform}"
-    versions = f"jax {jax.__version__}, optax {optax.__version__}"
     lines = [
         "| adamw_jax / Optax | bar | measured | quartiles |",
         "| :-- | --: | --: | --: |",
@@ -32,7 +26,7 @@ def main():
         lines.append(row(case, measured))
         print(lines[-1], flush=True)
         over += [case.name] * (measured.median > case.bar)
-    lines += ["", f"Medians of interleaved rounds; {device}; {versions}."]
+    lines += ["", where()]
     print(*lines[-2:], sep="\n")
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
     if over:

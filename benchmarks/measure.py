@@ -7,12 +7,24 @@ few percent.
 """
 
 import gc
+import os
+import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import jax
+import optax
+
 Measurement = Callable[[], float]
+
+
+def where() -> str:
+    """How and where it was measured: what stands below every table."""
+    device = f"{os.cpu_count()} {platform.machine()} cores, {jax.devices()[0].platform}"
+    versions = f"jax {jax.__version__}, optax {optax.__version__}"
+    return f"Medians of interleaved rounds; {device}; {versions}."
 
 
 class Summary(NamedTuple):

@@ -15,7 +15,7 @@ import optax
 
 import adamw_jax as aj
 from benchmarks.cases import gpt2, step
-from benchmarks.measure import Summary, ratio, stopwatch
+from benchmarks.measure import Summary, ratio, stopwatch, where
 from benchmarks.zoo import transformer
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks_telemetry.md"
@@ -117,7 +117,7 @@ def main(rounds: int = 3) -> None:
         spread = f"{measured.low:.2f} to {measured.high:.2f}"
         lines.append(f"| {case.name} | {bar} | {measured.median:.3f} | {spread} |")
         print(lines[-1], flush=True)
-    PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    PAGE.write_text("\n".join([*lines, "", where()]) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
