@@ -57,6 +57,13 @@ def test_every_optimizer_is_written_out():
     assert written == {row.make.__name__ for row in ROWS}
 
 
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.make.__name__)
+def test_every_optimizer_tells_its_arguments_an_example_and_its_source(row):
+    """What CONTRIBUTING.md asks for; the examples are run as doctests."""
+    page = row.make.__doc__
+    assert all(part in page for part in ("    Args:\n", "      >>> ", "    Reference: "))
+
+
 def test_every_name_in_the_algebra_tables_exists():
     rows = re.findall(r"^\| `(\w+)\(", ALGEBRA.read_text(encoding="utf-8"), re.MULTILINE)
     assert len(rows) > 20

@@ -79,6 +79,12 @@ def adam_l2(
       mask: True where to decay: a tree of bools, or a function from parameters
         to one; None decays every leaf.
 
+    Example:
+      >>> from adamw_jax import adam_l2
+      >>> tx = adam_l2(0.1)
+      >>> round(tx.update(0.2, tx.init(0.5), 0.5)[0].item(), 6)
+      -0.1
+
     Reference: Loshchilov & Hutter, "Decoupled Weight Decay Regularization",
     2019, algorithm 2 (the coupled line).
     """

@@ -22,6 +22,12 @@ def adagrad(
       eps: added inside the root [L²/θ²].
       initial_accumulator: s before the first update [L²/θ²].
 
+    Example:
+      >>> from adamw_jax import adagrad
+      >>> tx = adagrad(0.1)
+      >>> round(tx.update(0.2, tx.init(0.5), 0.5)[0].item(), 6)
+      -0.1
+
     Reference: Duchi, Hazan & Singer, "Adaptive Subgradient Methods for Online
     Learning and Stochastic Optimization", 2011, diagonal form (eps outside there).
     """
@@ -44,6 +50,12 @@ def rmsprop(learning_rate: LearningRate, decay: Decay = 0.9, eps: NonNegative = 
       learning_rate: lr [θ], a number, array or schedule.
       decay: decay of v, in [0, 1).
       eps: added inside the root [L²/θ²].
+
+    Example:
+      >>> from adamw_jax import rmsprop
+      >>> tx = rmsprop(0.1)
+      >>> round(tx.update(0.2, tx.init(0.5), 0.5)[0].item(), 6)
+      -0.316227
 
     Reference: Hinton, Srivastava & Swersky, lecture 6e, 2012.
     """

@@ -37,6 +37,12 @@ def adan(
       weight_decay: λ [1/θ].
       mask: True where to decay; None decays every leaf.
 
+    Example:
+      >>> from adamw_jax import adan
+      >>> tx = adan(0.1)
+      >>> round(tx.update(0.2, tx.init(0.5), 0.5)[0].item(), 6)
+      -0.1
+
     Reference: Xie et al., "Adan", 2022, algorithm 1, as the authors' code runs it.
     """
     change = chain(pick("difference"), scale(b2))
@@ -75,6 +81,12 @@ def adopt(
       weight_decay: decoupled λ [1/θ].
       mask: True where to decay; None decays every leaf.
 
+    Example:
+      >>> from adamw_jax import adopt
+      >>> tx = adopt(0.1)
+      >>> abs(tx.update(0.2, tx.init(0.5), 0.5)[0].item())
+      0.0
+
     Reference: Taniguchi et al., "ADOPT", 2024, algorithm 2.
     """
     denominator = chain(moment=previous_second_moment(b2), root=root(), floor=floor(eps))
@@ -109,6 +121,12 @@ def mars(
       learning_rate: lr [θ]; the authors' is 3e-3.
       b1, b2, eps, weight_decay, mask: as in `adamw`.
       gamma: γ, the strength of the correction; 0 leaves the clipping.
+
+    Example:
+      >>> from adamw_jax import mars
+      >>> tx = mars(0.1)
+      >>> round(tx.update(0.2, tx.init(0.5), 0.5)[0].item(), 6)
+      -0.1
 
     Reference: Yuan et al., "MARS", 2024, algorithm 2 (approximate form).
     """

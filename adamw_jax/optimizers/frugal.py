@@ -39,6 +39,12 @@ def adafactor(
       minimum_scale: least RMS(θ) a step is relative to [θ].
       threshold: largest RMS of u.
 
+    Example:
+      >>> from adamw_jax import adafactor
+      >>> tx = adafactor(0.1)
+      >>> round(tx.update(0.2, tx.init(0.5), 0.5)[0].item(), 6)
+      -0.05
+
     Reference: Shazeer & Stern, "Adafactor", 2018, algorithms 4-6.
     """
     rate = learning_rate if callable(learning_rate) else capped_inverse_sqrt(learning_rate)
@@ -70,6 +76,12 @@ def adam_mini(
       learning_rate, b1, b2, eps, weight_decay, mask: as in `adamw`.
       blocks: from path and leaf to the axes that share one v; None for
         `default_blocks`, which tells embeddings, heads and norms by name.
+
+    Example:
+      >>> from adamw_jax import adam_mini
+      >>> tx = adam_mini(0.1)
+      >>> round(tx.update(0.2, tx.init(0.5), 0.5)[0].item(), 6)
+      -0.1
 
     Reference: Zhang et al., "Adam-mini", 2024, algorithm 1.
     """

@@ -25,6 +25,12 @@ def signum(
       weight_decay: decoupled λ [1/θ].
       mask: True where to decay; None decays every leaf.
 
+    Example:
+      >>> from adamw_jax import signum
+      >>> tx = signum(0.1)
+      >>> round(tx.update(0.2, tx.init(0.5), 0.5)[0].item(), 6)
+      -0.1
+
     Reference: Bernstein et al., "signSGD", 2018, algorithm 2.
     """
     return descend(scale_by_momentum(b1), learning_rate, weight_decay, mask, after=sign())
@@ -49,6 +55,12 @@ def lion(
       b2: decay of the average; 0.98 with b1 = 0.95 for language models.
       weight_decay: decoupled λ [1/θ], 3 to 10 times larger than AdamW's.
       mask: True where to decay; None decays every leaf.
+
+    Example:
+      >>> from adamw_jax import lion
+      >>> tx = lion(0.1, weight_decay=0.5)
+      >>> round(tx.update(0.2, tx.init(0.5), 0.5)[0].item(), 6)
+      -0.125
 
     Reference: Chen et al., "Symbolic Discovery of Optimization Algorithms",
     2023, algorithm 2.

@@ -41,6 +41,12 @@ def momentum(learning_rate: LearningRate, decay: Decay = 0.9):
       learning_rate: lr [θ²/L], a number, array or schedule.
       decay: weight of the old average, in [0, 1).
 
+    Example:
+      >>> from adamw_jax import momentum
+      >>> tx = momentum(0.1)
+      >>> round(tx.update(0.2, tx.init(0.5), 0.5)[0].item(), 6)
+      -0.002
+
     Reference: Polyak, 1964, in averaged form.
     """
     return chain(
@@ -58,6 +64,12 @@ def heavy_ball(learning_rate: LearningRate, momentum: Decay = 0.9):
     Args:
       learning_rate: α [θ²/L], a number, array or schedule.
       momentum: β, in [0, 1).
+
+    Example:
+      >>> from adamw_jax import heavy_ball
+      >>> tx = heavy_ball(0.1)
+      >>> round(tx.update(0.2, tx.init(0.5), 0.5)[0].item(), 6)
+      -0.02
 
     Reference: Polyak, "Some methods of speeding up the convergence of
     iteration methods", 1964.
@@ -79,6 +91,12 @@ def nesterov(learning_rate: LearningRate, momentum: Decay = 0.9):
     Args:
       learning_rate: lr [θ²/L], a number, array or schedule.
       momentum: in [0, 1).
+
+    Example:
+      >>> from adamw_jax import nesterov
+      >>> tx = nesterov(0.1)
+      >>> round(tx.update(0.2, tx.init(0.5), 0.5)[0].item(), 6)
+      -0.038
 
     Reference: Nesterov, 1983; Sutskever et al., "On the importance of
     initialization and momentum in deep learning", 2013, equations 3-4.

@@ -50,6 +50,13 @@ def muon(
       ValueError: a leaf may be one matrix or several (three axes and an unknown
         name); or `matrices` finds none.
 
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from adamw_jax import muon, routes
+      >>> params = {"up": {"kernel": jnp.ones((4, 8)), "bias": jnp.ones(8)}}
+      >>> routes(muon(0.02), params)
+      {'up/bias': 'adamw', 'up/kernel': 'muon'}
+
     Reference: Jordan et al., "Muon", 2024; Liu et al., "Muon is Scalable for
     LLM Training", 2025 (arXiv 2502.16982).
     """

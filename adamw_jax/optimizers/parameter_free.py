@@ -34,6 +34,13 @@ def schedule_free_adamw(
       b2, eps, weight_decay, mask: as in `adamw`.
       power: 0 weighs all steps alike, larger values the late ones more.
 
+    Example:
+      >>> from adamw_jax import eval_params, schedule_free_adamw
+      >>> tx = schedule_free_adamw(0.1)
+      >>> update, state = tx.update(0.2, tx.init(0.5), 0.5)
+      >>> round(eval_params(tx, state, 0.5 + update).item(), 6)
+      0.4
+
     Reference: Defazio et al., "The Road Less Scheduled", 2024, algorithm 1, as
     the authors' code runs it.
     """
@@ -63,6 +70,12 @@ def prodigy(
       b3: decay of the sums that estimate d; None for √b2.
       d0: the first estimate [θ].
       growth: multiplies every new estimate.
+
+    Example:
+      >>> from adamw_jax import prodigy
+      >>> tx = prodigy(1.0, d0=0.01)
+      >>> round(tx.update(0.2, tx.init(0.5), 0.5)[0].item(), 6)
+      -0.031623
 
     Reference: Mishchenko & Defazio, "Prodigy", 2023, algorithm 4.
     """

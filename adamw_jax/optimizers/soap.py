@@ -44,6 +44,12 @@ def soap(
       every: updates from one renewal of the basis to the next.
       max_dim: longer axes are not rotated.
 
+    Example:
+      >>> from adamw_jax import soap
+      >>> tx = soap(0.1)
+      >>> abs(tx.update(0.2, tx.init(0.5), 0.5)[0].item())
+      0.0
+
     Reference: Vyas et al., "SOAP", 2024, algorithms 3-4.
     """
     denominator = chain(

@@ -43,6 +43,13 @@ def sophia_h(
       estimator: a transformation that returns diagonal curvature; None for
         `hutchinson()`.
 
+    Example:
+      >>> from adamw_jax import sophia_h
+      >>> tx = sophia_h(0.1, weight_decay=0.0)
+      >>> loss = lambda theta: 0.2 * theta**2
+      >>> round(tx.update(0.2, tx.init(0.5), 0.5, obj_fn=loss)[0].item(), 6)
+      -0.1
+
     Reference: Liu et al., "Sophia", 2023, algorithm 3 with algorithm 1.
     """
     denominator = chain(
@@ -76,6 +83,14 @@ def sophia_g(
     Args:
       learning_rate, b1, b2, eps, weight_decay, mask, gamma, every: as in `sophia_h`.
       estimator: None for `gauss_newton_bartlett()`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from adamw_jax import sophia_g
+      >>> tx = sophia_g(0.1, weight_decay=0.0)
+      >>> logits = lambda theta: theta * jnp.array([[1.0, -1.0]])
+      >>> round(tx.update(0.2, tx.init(0.5), 0.5, logits_fn=logits)[0].item(), 6)
+      -0.1
 
     Reference: Liu et al., "Sophia", 2023, algorithm 3 with algorithm 2.
     """

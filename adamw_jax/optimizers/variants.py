@@ -29,6 +29,12 @@ def laprop(
       learning_rate: lr [θ]; the authors' is 4e-4.
       b1, b2, eps, weight_decay, mask: as in `adamw`.
 
+    Example:
+      >>> from adamw_jax import laprop
+      >>> tx = laprop(0.1)
+      >>> round(tx.update(0.2, tx.init(0.5), 0.5)[0].item(), 6)
+      -0.1
+
     Reference: Ziyin et al., "LaProp", 2020, algorithm 1.
     """
     quotient = scale_by_rms(b2, eps, correction=bias_correction(b2))
@@ -52,6 +58,12 @@ def amsgrad(
 
     Args:
       learning_rate, b1, b2, eps, weight_decay, mask: as in `adamw`.
+
+    Example:
+      >>> from adamw_jax import amsgrad
+      >>> tx = amsgrad(0.1)
+      >>> round(tx.update(0.2, tx.init(0.5), 0.5)[0].item(), 6)
+      -0.1
 
     Reference: Reddi et al., "On the Convergence of Adam and Beyond", 2018,
     algorithm 2.
@@ -82,6 +94,12 @@ def nadamw(
     Args:
       learning_rate, b1, b2, eps, weight_decay, mask: as in `adamw`.
 
+    Example:
+      >>> from adamw_jax import nadamw
+      >>> tx = nadamw(0.1)
+      >>> round(tx.update(0.2, tx.init(0.5), 0.5)[0].item(), 6)
+      -0.147368
+
     Reference: Dozat, "Incorporating Nesterov Momentum into Adam", 2016,
     algorithm 2.
     """
@@ -102,6 +120,12 @@ def radam(
 
     Args:
       learning_rate, b1, b2, eps, weight_decay, mask: as in `adamw`.
+
+    Example:
+      >>> from adamw_jax import radam
+      >>> tx = radam(0.1)
+      >>> round(tx.update(0.2, tx.init(0.5), 0.5)[0].item(), 6)
+      -0.02
 
     Reference: Liu et al., "On the Variance of the Adaptive Learning Rate and
     Beyond", 2020, algorithm 2.
@@ -136,6 +160,12 @@ def adabelief(
     Args:
       learning_rate, b1, b2, eps, weight_decay, mask: as in `adamw`.
       eps_root: added to that average at every update, and kept in it [L²/θ²].
+
+    Example:
+      >>> from adamw_jax import adabelief
+      >>> tx = adabelief(0.1)
+      >>> round(tx.update(0.2, tx.init(0.5), 0.5)[0].item(), 6)
+      -0.111111
 
     Reference: Zhuang et al., "AdaBelief", 2020, algorithm 2.
     """
@@ -173,6 +203,12 @@ def ademamix(
       b3: decay of the slow average.
       alpha: its weight; 8 in the paper's largest runs.
 
+    Example:
+      >>> from adamw_jax import ademamix
+      >>> tx = ademamix(0.1)
+      >>> round(tx.update(0.2, tx.init(0.5), 0.5)[0].item(), 6)
+      -0.10005
+
     Reference: Pagliardini et al., "The AdEMAMix Optimizer", 2024, algorithm 1.
     """
     slow = chain(average=scale_by_momentum(b3), weight=scale(alpha))
@@ -194,6 +230,12 @@ def cautious_adamw(
     Args:
       learning_rate, b1, b2, eps, weight_decay, mask: as in `adamw`.
 
+    Example:
+      >>> from adamw_jax import cautious_adamw
+      >>> tx = cautious_adamw(0.1)
+      >>> round(tx.update(0.2, tx.init(0.5), 0.5)[0].item(), 6)
+      -0.1
+
     Reference: Liang et al., "Cautious Optimizers", 2024, algorithm 1.
     """
     branches = fork(update=scale_by_adam(b1, b2, eps), gradient=identity())
@@ -213,6 +255,12 @@ def stable_adamw(
 
     Args:
       learning_rate, b1, b2, eps, weight_decay, mask: as in `adamw`.
+
+    Example:
+      >>> from adamw_jax import stable_adamw
+      >>> tx = stable_adamw(0.1)
+      >>> round(tx.update(0.2, tx.init(0.5), 0.5)[0].item(), 6)
+      -0.1
 
     Reference: Wortsman et al., "Stable and low-precision training for
     large-scale vision-language models", 2023, algorithm 2.
