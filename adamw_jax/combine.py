@@ -30,7 +30,7 @@ from adamw_jax.domains import Fraction
 from adamw_jax.maps import divide, rotate
 from adamw_jax.slots import states_of
 from adamw_jax.transform import Transformation, init_part, transformation, update_part
-from adamw_jax.trees import cast
+from adamw_jax.trees import branches_of, cast
 
 
 def expect_parts(name: str, stages: dict[str, Any]) -> None:
@@ -182,15 +182,7 @@ def pick(name: str):
     Raises:
       KeyError: there is no such branch.
     """
-
-    def choose(updates, params):
-        if name not in updates:
-            raise KeyError(
-                f"pick: there is no branch {name!r}. Choose one of: {', '.join(updates)}."
-            )
-        return updates[name]
-
-    return optax.stateless(choose)
+    return optax.stateless(lambda fork, params: branches_of("pick", fork, name)[0])
 
 
 @transformation(leafwise=True, consumes=_as_first)

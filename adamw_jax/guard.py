@@ -10,7 +10,7 @@ from adamw_jax.domains import Decay, NonNegative, Positive
 from adamw_jax.maps import abs_squared, clipped, divide, leafwise_map, safe_sqrt
 from adamw_jax.moments import BiasCorrectionState, Counter, correction, count_up
 from adamw_jax.transform import transformation
-from adamw_jax.trees import cast, real_dtype
+from adamw_jax.trees import branches_of, cast, real_dtype
 
 
 class CountState(NamedTuple):
@@ -34,6 +34,9 @@ def cautious():
     Drops the coordinates in which the update and the gradient disagree, and
     makes up for their number, one mean for each leaf.
 
+    Raises:
+      KeyError: what it receives is no fork with both branches.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from adamw_jax import cautious
@@ -50,9 +53,8 @@ def cautious():
         share = jnp.sum(agree) / max(u.size, 1)
         return u * agree / jnp.maximum(jnp.real(share), 1e-3).astype(u.dtype)
 
-    return optax.stateless(
-        lambda fork, params: jax.tree.map(leaf, fork["update"], fork["gradient"])
-    )
+    branches = lambda fork: branches_of("cautious", fork, "update", "gradient")
+    return optax.stateless(lambda fork, params: jax.tree.map(leaf, *branches(fork)))
 
 
 @transformation(
@@ -69,6 +71,9 @@ def update_rms(eps: NonNegative = 1e-8):
     Args:
       eps: least value of √v [L/θ].
 
+    Raises:
+      KeyError: what it receives is no fork with both branches.
+
     Reference: Wortsman et al., "Stable and low-precision training for
     large-scale vision-language models", 2023, algorithm 2.
     """
@@ -78,9 +83,8 @@ def update_rms(eps: NonNegative = 1e-8):
             g.dtype
         )
 
-    return optax.stateless(
-        lambda fork, params: jax.tree.map(leaf, fork["gradient"], fork["second_moment"])
-    )
+    branches = lambda fork: branches_of("update_rms", fork, "gradient", "second_moment")
+    return optax.stateless(lambda fork, params: jax.tree.map(leaf, *branches(fork)))
 
 
 @transformation(leafwise=True, equation="u / maximum(1, rms(u) / threshold)", traits=("clip",))

@@ -155,6 +155,18 @@ def check_updates(function: str, updates: Any, params: Any = None) -> None:
             )
 
 
+def branches_of(function: str, fork: Any, *names: str) -> list[Any]:
+    """The branches of a fork with these names, or a `KeyError` that says which there are."""
+    there = fork if isinstance(fork, dict) else {}
+    for name in names:
+        if name not in there:
+            raise KeyError(
+                f"{function}: there is no branch {name!r}; there are: {', '.join(there) or 'none'}."
+                f" Put {function} after a fork that has it, such as fork({name}=identity(), ...)."
+            )
+    return [fork[name] for name in names]
+
+
 def is_key(x: Any) -> bool:
     """Whether an array holds typed PRNG keys."""
     return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)

@@ -368,7 +368,11 @@ FORK = aj.fork(a=aj.identity(), b=aj.sign())
         ValueError,
         r"^clip: got \d arrays of updates for \d parameters",
     ),
-    ("pick", lambda: run(aj.chain(FORK, aj.pick("c"))), KeyError, "^pick: .*'c'.*one of: a, b"),
+    ("pick", lambda: run(aj.chain(FORK, aj.pick("c"))), KeyError, "^pick: .*'c'; there are: a, b"),
+    ("pick alone", lambda: run(aj.pick("c"), 1.0, 1.0), KeyError, "^pick: .*'c'; there are: none"),
+    ("no fork", lambda: run(aj.chain(aj.sign(), aj.cautious())), KeyError, "^cautious: .*'update'"),
+    ("no update", lambda: run(aj.chain(FORK, aj.cautious())), KeyError, "^cautious: .*: a, b"),
+    ("no gradient", lambda: run(aj.update_rms()), KeyError, "^update_rms: .*'gradient'; .*: b, w"),
     (
         "not a piece",
         lambda: aj.transformation(three)(),
