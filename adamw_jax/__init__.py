@@ -3,6 +3,7 @@
 from adamw_jax.averaging import eval_params, schedule_free
 from adamw_jax.basis import eigenbasis
 from adamw_jax.combine import chain, fork, interpolate, join, merge, pick, precondition
+from adamw_jax.corrections import bias_correction, rectify, root_bias_correction
 from adamw_jax.curvature import curvature, gauss_newton_bartlett, hutchinson
 from adamw_jax.decay import (
     add_decoupled_weight_decay,
@@ -18,8 +19,6 @@ from adamw_jax.guard import (
     clip_by_age,
     clip_by_leaf_norm,
     clip_by_rms,
-    rectify,
-    root_bias_correction,
     scale_by_parameter_rms,
     update_rms,
 )
@@ -41,7 +40,6 @@ from adamw_jax.lookahead import (
 from adamw_jax.maps import add, clip, divide, floor, identity, root, scale, sign, square
 from adamw_jax.matrix import View, default_matrices, orthogonalize, scale_by_shape
 from adamw_jax.moments import (
-    bias_correction,
     difference,
     running_max,
     scale_by_momentum,

@@ -1,20 +1,14 @@
 """Guards: pieces that hold an update back when it looks wrong."""
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import optax
 
-from adamw_jax.domains import Decay, NonNegative, Positive
+from adamw_jax.domains import NonNegative, Positive
 from adamw_jax.maps import abs_squared, clipped, divide, leafwise_map, safe_sqrt
-from adamw_jax.moments import BiasCorrectionState, Counter, correction, count_up
+from adamw_jax.moments import CountState, count_up
 from adamw_jax.transform import transformation
 from adamw_jax.trees import branches_of, cast, real_dtype
-
-
-class CountState(NamedTuple):
-    count: Counter
 
 
 def rms(x: jax.Array) -> jax.Array:
@@ -164,78 +158,5 @@ def clip_by_age(power: Positive = 0.25):
             return clipped(u, t ** cast(power, t))
 
         return jax.tree.map(leaf, updates), CountState(count_up(state.count))
-
-    return optax.GradientTransformation(init, update)
-
-
-_RECTIFIED = """
-rho_inf = 2 / (1 - decay) - 1
-rho = rho_inf - 2 * t * decay**t / (1 - decay**t)
-if rho >= threshold:
-    r = sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
-d = u / r if rho >= threshold else 1
-d
-"""
-
-
-@transformation(leafwise=True, equation=_RECTIFIED, traits=("linear",))
-def rectify(decay: Decay, *, threshold: Positive = 5.0):
-    """d -> d / r[t] once the variance of Adam's quotient is finite, 1 before.
-
-    Stands at the end of a denominator; decay is that of its second moment.
-    ρ∞ = 2 / (1 - decay) - 1,  ρ = ρ∞ - 2 t decay^t / (1 - decay^t),
-    r² = (ρ - 4)(ρ - 2) ρ∞ / ((ρ∞ - 4)(ρ∞ - 2) ρ), used where ρ >= threshold.
-
-    Args:
-      decay: b2, in [0, 1).
-      threshold: of ρ.
-
-    State: `count`, the number of updates so far.
-
-    Reference: Liu et al., "On the Variance of the Adaptive Learning Rate and
-    Beyond", 2020, algorithm 2 (whose threshold is 4).
-    """
-
-    def init(params):
-        return CountState(jnp.zeros((), jnp.int32))
-
-    def update(updates, state, params=None):
-        count = count_up(state.count)
-
-        def leaf(d):
-            b = cast(decay, d)
-            last = 2 / (1 - b) - 1
-            gathered = correction(decay, count, d.dtype)
-            rho = last - 2 * count.astype(d.dtype) * (1 - gathered) / gathered
-            finite = rho >= cast(threshold, d)
-            safe = jnp.where(finite, rho, 5)
-            square = (safe - 4) * (safe - 2) * last / ((last - 4) * (last - 2) * safe)
-            return jnp.where(finite, d / jnp.sqrt(square), 1)
-
-        return jax.tree.map(leaf, updates), CountState(count)
-
-    return optax.GradientTransformation(init, update)
-
-
-@transformation(leafwise=True, equation="u / sqrt(1 - decay**t)", traits=("correction",))
-def root_bias_correction(decay: Decay):
-    """d -> d / √(1 - decay^t): the correction of a root taken before it.
-
-    Args:
-      decay: of the second moment under the root.
-
-    State: `count`, the number of updates so far.
-
-    Reference: Kingma & Ba, "Adam", 2015, end of section 2 (the efficient form,
-    in which eps shrinks with the correction).
-    """
-
-    def init(params):
-        return BiasCorrectionState(jnp.zeros((), jnp.int32))
-
-    def update(updates, state, params=None):
-        count = count_up(state.count)
-        leaf = lambda d: d / jnp.sqrt(correction(decay, count, d.dtype))
-        return jax.tree.map(leaf, updates), BiasCorrectionState(count)
 
     return optax.GradientTransformation(init, update)

@@ -7,17 +7,10 @@ import jax.numpy as jnp
 import optax
 
 from adamw_jax.combine import chain, join
+from adamw_jax.corrections import bias_correction
 from adamw_jax.domains import Decay, Finite, NonNegative
 from adamw_jax.maps import abs_squared, add, identity, scale
-from adamw_jax.moments import (
-    Counter,
-    accumulate,
-    bias_correction,
-    count_up,
-    saturate,
-    scale_by_momentum,
-    zeros,
-)
+from adamw_jax.moments import Counter, accumulate, count_up, saturate, scale_by_momentum, zeros
 from adamw_jax.transform import transformation
 from adamw_jax.trees import cast, kept
 

@@ -16,9 +16,8 @@ import optax
 
 from adamw_jax.combine import chain, merge, precondition
 from adamw_jax.distance import by_distance
-from adamw_jax.guard import CountState
 from adamw_jax.inspect.leaves import Held, state
-from adamw_jax.moments import BiasCorrectionState
+from adamw_jax.moments import CountState
 from adamw_jax.slots import parts
 from adamw_jax.transform import Transformation, lift, opened, slots
 
@@ -159,7 +158,7 @@ def scope(new: list[Entry], entry: Entry) -> list[int]:
     arrays = [i for i, e in enumerate(new) if e.held.leaf is not None]
     own = [i for i in arrays if new[i].place == entry.place]
     traits = entry.piece.factory.declared["traits"]
-    corrects = entry.held.kind in (BiasCorrectionState, CountState) or "correction" in traits
+    corrects = entry.held.kind is CountState or "correction" in traits
     if own or not corrects:
         return own
     for n in range(len(entry.place), -1, -1):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from adamw_jax.domains import Decay, DType, Finite, NonNegative, Whole
+from adamw_jax.domains import Decay, DType, Finite, NonNegative
 from adamw_jax.maps import abs_squared, largest
 from adamw_jax.transform import transformation
 from adamw_jax.trees import cast, in_precision, kept, real_dtype, widest
@@ -41,7 +41,7 @@ class DifferenceState(NamedTuple):
     previous: optax.Updates
 
 
-class BiasCorrectionState(NamedTuple):
+class CountState(NamedTuple):
     count: Counter
 
 
@@ -90,16 +90,6 @@ def saturate(x: jax.Array) -> jax.Array:
 def count_up(count: jax.Array) -> jax.Array:
     """count + 1, stopping at the largest integer."""
     return optax.safe_increment(count)
-
-
-def correction(decay, count: jax.Array, dtype, *, ahead=0) -> jax.Array:
-    """1 - decay^t at t = count + ahead: the weight that an average begun at 0 has gathered.
-
-    Computed as -expm1(t log(decay)), with log1p, since the plain form loses two
-    digits in float32 at t = 1."""
-    dtype = real_dtype(dtype)
-    t = count.astype(dtype) + jnp.asarray(ahead, dtype)
-    return -jnp.expm1(t * jnp.log1p(jnp.asarray(decay, dtype) - 1))
 
 
 @transformation(
@@ -259,39 +249,5 @@ def difference():
             "difference", lambda g, old: jnp.where(seen, g - old, 0), updates, state.previous
         )
         return new, DifferenceState(count_up(state.count), kept(updates, state.previous))
-
-    return optax.GradientTransformation(init, update)
-
-
-@transformation(
-    leafwise=True, equation="u_hat = u / (1 - decay ** (t + ahead)); u_hat", traits=("correction",)
-)
-def bias_correction(decay: Decay, *, ahead: Whole = 0):
-    """m -> m / (1 - decay^t).
-
-    Undoes the pull towards 0 of an exponential moving average that began there.
-
-    Args:
-      decay: the decay of the average upstream.
-      ahead: correct as if this many updates later (NAdam looks one ahead).
-
-    State: `count`, the number of updates so far, int32.
-
-    Example:
-      >>> from adamw_jax import bias_correction, chain, scale_by_momentum
-      >>> tx = chain(scale_by_momentum(0.5), bias_correction(0.5))
-      >>> tx.update(4.0, tx.init(0.0))[0].item()
-      4.0
-
-    Reference: Kingma & Ba, "Adam", 2015, section 3.
-    """
-
-    def init(params):
-        return BiasCorrectionState(jnp.zeros((), jnp.int32))
-
-    def update(updates, state, params=None):
-        count = count_up(state.count)
-        leaf = lambda m: m / cast(correction(decay, count, m.dtype, ahead=ahead), m)
-        return jax.tree.map(leaf, updates), BiasCorrectionState(count)
 
     return optax.GradientTransformation(init, update)

@@ -7,15 +7,10 @@ import jax.numpy as jnp
 import optax
 
 from adamw_jax.combine import chain, precondition
+from adamw_jax.corrections import bias_correction
 from adamw_jax.domains import Decay, LearningRate, NonNegative, Positive
 from adamw_jax.maps import abs_squared, identity, root, safe_sqrt
-from adamw_jax.moments import (
-    Counter,
-    bias_correction,
-    count_up,
-    scale_by_momentum,
-    second_moment,
-)
+from adamw_jax.moments import Counter, count_up, scale_by_momentum, second_moment
 from adamw_jax.transform import transformation
 from adamw_jax.trees import cast, widest
 

@@ -27,6 +27,7 @@ ORDER = [
     "placement.py",
     "maps.py",
     "moments.py",
+    "corrections.py",
     "combine.py",
     "routing.py",
     "rescale.py",

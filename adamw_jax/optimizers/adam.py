@@ -6,9 +6,9 @@ AdamW is a fraction, minus a decay: m̂ / (√v̂ + ε) + λθ, times -lr.
 from typing import Any
 
 from adamw_jax.combine import chain
+from adamw_jax.corrections import bias_correction
 from adamw_jax.decay import add_decoupled_weight_decay, add_l2_gradient, shrink
 from adamw_jax.domains import Decay, LearningRate, NonNegative
-from adamw_jax.moments import bias_correction
 from adamw_jax.rescale import average, scale_by_learning_rate, scale_by_rms
 from adamw_jax.schedules import relative
 from adamw_jax.transform import transformation

@@ -3,12 +3,12 @@
 from typing import Any
 
 from adamw_jax.combine import chain, precondition
+from adamw_jax.corrections import bias_correction
 from adamw_jax.decay import descend
 from adamw_jax.domains import Decay, LearningRate, NonNegative, Positive
 from adamw_jax.frugal import Blocks, block_second_moment, factored_second_moment
 from adamw_jax.guard import clip_by_rms, scale_by_parameter_rms
 from adamw_jax.maps import identity, root
-from adamw_jax.moments import bias_correction
 from adamw_jax.rescale import average
 from adamw_jax.schedules import capped_inverse_sqrt
 from adamw_jax.transform import transformation

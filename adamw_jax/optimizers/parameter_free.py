@@ -4,10 +4,11 @@ from typing import Any
 
 from adamw_jax.averaging import schedule_free
 from adamw_jax.combine import chain, precondition
+from adamw_jax.corrections import bias_correction
 from adamw_jax.decay import descend
 from adamw_jax.distance import by_distance, distance_root
 from adamw_jax.domains import Decay, Finite, LearningRate, NonNegative, Positive
-from adamw_jax.moments import bias_correction, scale_by_momentum, second_moment
+from adamw_jax.moments import scale_by_momentum, second_moment
 from adamw_jax.rescale import scale_by_rms
 from adamw_jax.transform import transformation
 

@@ -4,9 +4,9 @@ from typing import Any
 
 from adamw_jax.basis import eigenbasis
 from adamw_jax.combine import chain, precondition
+from adamw_jax.corrections import root_bias_correction
 from adamw_jax.decay import shrink_after
 from adamw_jax.domains import Count, Decay, LearningRate, NonNegative
-from adamw_jax.guard import root_bias_correction
 from adamw_jax.maps import identity, root
 from adamw_jax.moments import second_moment
 from adamw_jax.rescale import average, scale_by_learning_rate

@@ -3,12 +3,13 @@
 from typing import Any
 
 from adamw_jax.combine import chain, fork, join, merge, pick, precondition
+from adamw_jax.corrections import bias_correction, rectify
 from adamw_jax.decay import add_decoupled_weight_decay, descend
 from adamw_jax.domains import Decay, Finite, LearningRate, NonNegative
-from adamw_jax.guard import cautious, rectify, update_rms
+from adamw_jax.guard import cautious, update_rms
 from adamw_jax.lookahead import nesterov_average
 from adamw_jax.maps import add, divide, identity, root, scale
-from adamw_jax.moments import bias_correction, running_max, scale_by_momentum, second_moment
+from adamw_jax.moments import running_max, scale_by_momentum, second_moment
 from adamw_jax.optimizers.adam import scale_by_adam
 from adamw_jax.rescale import average, rms, scale_by_learning_rate, scale_by_rms
 from adamw_jax.transform import transformation
