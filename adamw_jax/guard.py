@@ -1,16 +1,18 @@
 """Guards: pieces that hold an update back when it looks wrong."""
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from adamw_jax.domains import Decay, NonNegative, Positive
+from adamw_jax.domains import Decay, Domain, NonNegative, Positive
 from adamw_jax.maps import abs_squared, clipped, divide, leafwise_map, safe_sqrt
 from adamw_jax.moments import BiasCorrectionState, Counter, correction, count_up
 from adamw_jax.transform import transformation
 from adamw_jax.trees import cast, real_dtype
+
+FromFour = Annotated[jax.typing.ArrayLike, Domain("a number, at least 4", lambda x: x >= 4)]
 
 
 class CountState(NamedTuple):
@@ -20,6 +22,20 @@ class CountState(NamedTuple):
 def rms(x: jax.Array) -> jax.Array:
     """The root of the mean of |x|², 0 for an empty array."""
     return safe_sqrt(jnp.sum(abs_squared(x)) / max(x.size, 1))
+
+
+def _of_branches(function: str, leaf, **examples: str) -> optax.GradientTransformation:
+    """leaf(*branches) of a fork that has branches named like the examples of them."""
+
+    def update(fork, params):
+        if not isinstance(fork, dict) or not set(examples) <= set(fork):
+            call = ", ".join(f"{name}={piece}" for name, piece in examples.items())
+            raise TypeError(
+                f"{function}: got no branches {' and '.join(examples)}. Put fork({call}) before it."
+            )
+        return jax.tree.map(leaf, *(fork[name] for name in examples))
+
+    return optax.stateless(update)
 
 
 @transformation(
@@ -50,9 +66,7 @@ def cautious():
         share = jnp.sum(agree) / max(u.size, 1)
         return u * agree / jnp.maximum(jnp.real(share), 1e-3).astype(u.dtype)
 
-    return optax.stateless(
-        lambda fork, params: jax.tree.map(leaf, fork["update"], fork["gradient"])
-    )
+    return _of_branches("cautious", leaf, update="scale_by_adam()", gradient="identity()")
 
 
 @transformation(
@@ -78,8 +92,8 @@ def update_rms(eps: NonNegative = 1e-8):
             g.dtype
         )
 
-    return optax.stateless(
-        lambda fork, params: jax.tree.map(leaf, fork["gradient"], fork["second_moment"])
+    return _of_branches(
+        "update_rms", leaf, gradient="identity()", second_moment="second_moment(0.99)"
     )
 
 
@@ -175,7 +189,7 @@ d
 
 
 @transformation(leafwise=True, equation=_RECTIFIED, traits=("linear",))
-def rectify(decay: Decay, *, threshold: Positive = 5.0):
+def rectify(decay: Decay, *, threshold: FromFour = 5.0):
     """d -> d / r[t] once the variance of Adam's quotient is finite, 1 before.
 
     Stands at the end of a denominator; decay is that of its second moment.
@@ -184,7 +198,7 @@ def rectify(decay: Decay, *, threshold: Positive = 5.0):
 
     Args:
       decay: b2, in [0, 1).
-      threshold: of ρ.
+      threshold: of ρ, at least 4, below which r² is negative.
 
     State: `count`, the number of updates so far.
 
