@@ -8,9 +8,10 @@ import optax
 
 from adamw_jax import trees
 from adamw_jax.combine import expect_parts
-from adamw_jax.domains import Decay, Finite, LearningRate
+from adamw_jax.domains import Finite, LearningRate, OpenFraction
 from adamw_jax.moments import Counter, count_up
 from adamw_jax.routing import assign, masked, routed
+from adamw_jax.slots import expect_state
 from adamw_jax.transform import (
     Transformation,
     foreign,
@@ -33,6 +34,8 @@ class ScheduleFreeState(NamedTuple):
 
 
 def _average_point(arguments, state, params):
+    expect_state("eval_params", ScheduleFreeState, state)
+
     def leaf(y, z):
         b1 = cast(arguments["b1"], z)
         return ((y.astype(z.dtype) - (1 - b1) * z) / b1).astype(y.dtype)
@@ -57,7 +60,7 @@ b1 * x + (1 - b1) * z - theta
 def schedule_free(
     tx: optax.GradientTransformation,
     learning_rate: LearningRate,
-    b1: Decay = 0.9,
+    b1: OpenFraction = 0.9,
     *,
     power: Finite = 0.0,
     weight_power: Finite = 2.0,
@@ -91,6 +94,7 @@ def schedule_free(
     def update(updates, state, params=None, **extra):
         if params is None:
             raise ValueError("schedule_free: got no parameters. Call update(grads, state, params).")
+        expect_state("schedule_free", ScheduleFreeState, state)
         step, inner = update_part(tx, updates, state.tx, params, extra)
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
         count, total = count_up(state.count), state.weight_sum

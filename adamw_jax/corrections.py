@@ -4,14 +4,18 @@ Symbols: t = 1, 2, ... numbers the updates; 1 - decay^t is the weight that the
 average has gathered by then.
 """
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 import optax
 
-from adamw_jax.domains import Decay, Positive, Whole
+from adamw_jax.domains import Decay, Domain, Whole
 from adamw_jax.moments import CountState, count_up
 from adamw_jax.transform import transformation
 from adamw_jax.trees import cast, real_dtype
+
+FromFour = Annotated[jax.typing.ArrayLike, Domain("a number, at least 4", lambda x: x >= 4)]
 
 
 def correction(decay, count: jax.Array, dtype, *, ahead=0) -> jax.Array:
@@ -93,7 +97,7 @@ d
 
 
 @transformation(leafwise=True, equation=_RECTIFIED, traits=("linear",))
-def rectify(decay: Decay, *, threshold: Positive = 5.0):
+def rectify(decay: Decay, *, threshold: FromFour = 5.0):
     """d -> d / r[t] once the variance of Adam's quotient is finite, 1 before.
 
     Stands at the end of a denominator; decay is that of its second moment.
@@ -102,7 +106,7 @@ def rectify(decay: Decay, *, threshold: Positive = 5.0):
 
     Args:
       decay: b2, in [0, 1).
-      threshold: of ρ.
+      threshold: of ρ, at least 4, below which r² is negative.
 
     State: `count`, the number of updates so far.
 

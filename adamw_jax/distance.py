@@ -12,6 +12,7 @@ from adamw_jax.combine import expect_parts
 from adamw_jax.domains import Decay, LearningRate, NonNegative, Positive
 from adamw_jax.maps import safe_sqrt
 from adamw_jax.moments import Counter, count_up, zeros
+from adamw_jax.slots import expect_state
 from adamw_jax.transform import init_part, transformation, update_part
 from adamw_jax.trees import cast
 
@@ -77,6 +78,7 @@ def by_distance(
     def update(updates, state, params=None, **extra):
         if params is None:
             raise ValueError("by_distance: got no parameters. Call update(grads, state, params).")
+        expect_state("by_distance", ByDistanceState, state)
         d, decay = state.distance, cast(b3, state.distance)
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
         weight = d / cast(d0, d) * d * cast(rate, d)

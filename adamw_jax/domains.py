@@ -73,12 +73,16 @@ class Domain(NamedTuple):
 Decay = Annotated[jax.typing.ArrayLike, Domain("in [0, 1)", lambda x: (x >= 0) & (x < 1))]
 Fraction = Annotated[jax.typing.ArrayLike, Domain("in [0, 1]", lambda x: (x >= 0) & (x <= 1))]
 Finite = Annotated[jax.typing.ArrayLike, Domain("a finite number")]
+OpenFraction = Annotated[jax.typing.ArrayLike, Domain("in (0, 1)", lambda x: (x > 0) & (x < 1))]
 NonNegative = Annotated[jax.typing.ArrayLike, Domain("a number, at least 0", lambda x: x >= 0)]
 Positive = Annotated[jax.typing.ArrayLike, Domain("a number above 0", lambda x: x > 0)]
 LearningRate = Annotated[
     optax.ScalarOrSchedule,
     Domain("a finite number, at least 0, or a schedule", lambda x: callable(x) or x >= 0, _rate),
 ]
+ASchedule = Annotated[Callable, Domain("a schedule", callable, lambda x: x)]
+Flag = Annotated[bool, Domain("True or False", lambda x: x in (True, False), lambda x: x)]
+OfLeaf = Domain("a function of path and leaf", callable, lambda x: x)
 Count = Annotated[int, Domain("a whole number, at least 1", lambda x: x >= 1, _whole)]
 Whole = Annotated[int, Domain("a whole number, at least 0", lambda x: x >= 0, _whole)]
 Steps = Annotated[

@@ -2,14 +2,14 @@
 
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from adamw_jax import trees
-from adamw_jax.domains import Decay, NonNegative, Positive
+from adamw_jax.domains import Decay, NonNegative, OfLeaf, Positive
 from adamw_jax.maps import abs_squared, divide
 from adamw_jax.moments import Counter, SecondMomentState, count_up, saturate
 from adamw_jax.transform import transformation
@@ -89,7 +89,7 @@ def _spread(leaf, updates, row, column, count):
     return out[0], FactoredSecondMomentState(count, out[1], out[2])
 
 
-Blocks = Callable[[str, Any], tuple[int, ...]]
+Blocks = Annotated[Callable[[str, Any], tuple[int, ...]], OfLeaf]
 
 
 def default_blocks(path: str, leaf: Any) -> tuple[int, ...]:
@@ -145,7 +145,7 @@ def block_second_moment(decay: Decay, blocks: Blocks | None = None):
             b = cast(decay, v)
             shared = axes(path, g)
             squares = abs_squared(g)
-            mean = squares.mean(shared, keepdims=True) if shared and g.size else squares
+            mean = jnp.sum(squares, shared, keepdims=True) / max(g.size // max(v.size, 1), 1)
             return saturate(b * v + (1 - b) * mean)
 
         new = jax.tree_util.tree_map_with_path(leaf, updates, state.second_moment)

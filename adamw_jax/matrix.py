@@ -7,14 +7,14 @@ matrices, which are rows and which are columns.
 
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from adamw_jax import trees
-from adamw_jax.domains import Count, DType
+from adamw_jax.domains import Count, DType, OfLeaf
 from adamw_jax.newton_schulz import Table, orthogonalize_stack, table_of
 from adamw_jax.placement import Axis, automatic, deal_out
 from adamw_jax.transform import transformation
@@ -36,7 +36,7 @@ class View(NamedTuple):
     blocks: int = 1
 
 
-Views = Callable[[str, Any], View | bool | None]
+Views = Annotated[Callable[[str, Any], View | bool | None], OfLeaf]
 
 # What is not a hidden matrix, by name; and what 3-D attention kernels are.
 NOT_HIDDEN = r"(?i)embed|wte|wpe|logits|norm|((^|[/_])heads?(_?\d+)?|(^|[/_])(scale|bias))(/|$)"

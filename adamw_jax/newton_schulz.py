@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from adamw_jax.maps import abs_squared, divide, safe_sqrt
-from adamw_jax.trees import cast
+from adamw_jax.trees import cast, in_precision
 
 
 class Table(NamedTuple):
@@ -89,13 +89,17 @@ def table_of(coefficients: Any, steps: int) -> Table:
         raise ValueError(f"orthogonalize: steps is {steps}. It must be at most {MOST_STEPS}.")
     named = isinstance(coefficients, str)
     table = TABLES[coefficients] if named else coefficients
-    if not isinstance(table, Table):
-        table = Table(tuple(tuple(row) for row in table))
-    if any(len(row) != 3 for row in table.rows):
+    rows = table.rows if isinstance(table, Table) else table
+    try:
+        rows = tuple(tuple(row) for row in rows)
+        triples = all(len(row) == 3 for row in rows)
+    except TypeError:  # no rows at all
+        triples = False
+    if not triples:
         raise ValueError(
-            f"orthogonalize: coefficients are {table.rows!r}. Every row must be a triple (a, b, c)."
+            f"orthogonalize: coefficients are {rows!r}. Every row must be a triple (a, b, c)."
         )
-    rows = tuple(table.rows)
+    table = table._replace(rows=rows) if isinstance(table, Table) else Table(rows)
     if len(rows) == 1 or (named and coefficients in _REPEATS):
         rows += rows[-1:] * (steps - len(rows))
     if len(rows) < steps:
@@ -117,11 +121,10 @@ def orthogonalize_stack(q: jax.Array, table: Table, dtype: Any = None) -> jax.Ar
     """
     if q.size == 0:
         return q
-    x = q.astype(dtype or q.dtype)
+    x = in_precision(q, dtype or q.dtype)
     norm = _norm(x.astype(q.dtype))
-    x = (x.astype(q.dtype) / (cast(table.norm_factor, q) * norm + cast(table.eps, q))).astype(
-        x.dtype
-    )
+    divisor = cast(table.norm_factor, norm) * norm + cast(table.eps, norm)
+    x = (x.astype(q.dtype) / cast(divisor, q)).astype(x.dtype)
     rows = jnp.stack([jnp.stack([cast(k, x) for k in row]) for row in table.rows])
     # A Gram matrix squares the singular values, which bfloat16 has no digits for.
     long = x.shape[2] >= 2 * x.shape[1] and jnp.finfo(x.dtype).bits >= 32
@@ -138,16 +141,16 @@ def _product(x, y):
     return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
 
 
-def _transposed(x):
-    return x.swapaxes(-1, -2)
+def _adjoint(x):
+    return x.swapaxes(-1, -2).conj()
 
 
 def _plain(x, rows):
-    """X <- aX + (bA + cA²)X with A = XXᵀ, for every row of coefficients."""
+    """X <- aX + (bA + cA²)X with A = XXᵀ (or XXᴴ), for every row of coefficients."""
 
     def step(x, row):
         a, b, c = row
-        gram = _product(x, _transposed(x))
+        gram = _product(x, _adjoint(x))
         return a * x + _product(b * gram + c * _product(gram, gram), x), None
 
     return jax.lax.scan(step, x, rows)[0]
@@ -161,7 +164,7 @@ def _on_gram(x, rows, restart=2):
     made anew from X after `restart` of them."""
     for chunk in (rows[:restart], rows[restart:]):
         if len(chunk):
-            x = _product(_accumulated(_product(x, _transposed(x)), chunk), x)
+            x = _product(_accumulated(_product(x, _adjoint(x)), chunk), x)
     return x
 
 

@@ -231,7 +231,8 @@ def routes(tx: optax.GradientTransformation, params: Any) -> dict[str, str]:
       >>> routes(muon(0.02), {"kernel": jnp.ones((4, 4)), "bias": jnp.ones(4)})
       {'bias': 'adamw', 'kernel': 'muon'}
     """
-    names = _routes(lift(tx, "routes"), params)
+    trees.check_parameters("routes", params)
+    names = _routes(lift(tx, "routes"), trees.widen(params))  # as init shows them to the rules
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return {
         trees.path_text(path): name or "all" for (path, _), name in zip(leaves, names, strict=True)

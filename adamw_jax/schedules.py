@@ -14,8 +14,9 @@ from typing import Any, ParamSpec, overload
 import jax
 import jax.numpy as jnp
 
-from adamw_jax.domains import LearningRate, NonNegative, Steps
+from adamw_jax.domains import ASchedule, LearningRate, NonNegative, Steps
 from adamw_jax.expression import Expression, remember
+from adamw_jax.maps import divide
 
 P = ParamSpec("P")
 
@@ -39,8 +40,11 @@ class Schedule(Expression):
 
     @property
     def peak(self) -> Any:
-        first = next(iter(self.arguments.values()))
-        return first.peak if isinstance(first, Schedule) else first
+        """The largest value, or None where the schedule does not know it."""
+        first = next(iter(self.arguments.values()), None)
+        if isinstance(first, Schedule):
+            return 1.0 if self.factory is relative else first.peak
+        return None if callable(first) else first
 
 
 @overload
@@ -206,21 +210,21 @@ def inverse_sqrt(peak: NonNegative, warmup_steps: Steps):
 
 @schedule
 def relative(schedule: LearningRate):
-    """schedule / its peak: the schedule's shape, without its size.
+    """schedule / its peak: the schedule's shape, without its size; 0 where that peak is 0.
 
     Raises:
       ValueError: the schedule does not know its peak.
     """
-    if not isinstance(schedule, Schedule):
+    if not isinstance(schedule, Schedule) or schedule.peak is None:
         raise ValueError(
             f"relative: {schedule!r} does not know its peak. Use a schedule of adamw_jax, such as "
             "cosine(...), or give shrink(weight_decay, schedule) the multiplier itself."
         )
-    return lambda t: schedule(t) / jnp.asarray(schedule.peak, t.dtype)
+    return lambda t: divide(schedule(t), jnp.asarray(schedule.peak, t.dtype))
 
 
 @schedule
-def ahead(schedule: LearningRate, steps: Steps = 1):
+def ahead(schedule: ASchedule, steps: Steps = 1):
     """schedule(t + steps): lets the first update see 1 instead of 0.
 
     Example:

@@ -1,5 +1,6 @@
 """Slots: the parts of an expression and their states, found, swapped and replaced by name."""
 
+import contextlib
 from typing import Any
 
 import jax
@@ -88,7 +89,9 @@ def _swap(tx: Transformation, path: str, piece: Transformation) -> Transformatio
         return inner if here == name else leaf
 
     value = jax.tree_util.tree_map_with_path(replaced, tx.arguments[argument], is_leaf=is_node)
-    return Transformation(tx.factory, {**tx.arguments, argument: value})
+    new = Transformation(tx.factory, {**tx.arguments, argument: value})
+    new.body  # noqa: B018  what no longer fits together fails here, not at the first step
+    return new
 
 
 def replace(tx: Transformation, path: str, **hyperparameters: Any) -> Transformation:
@@ -123,7 +126,8 @@ def expand(tx: Transformation) -> Transformation:
     """
     tx = opened(lift(tx, "expand"))
     for name, piece in slots(tx).items():
-        tx = _swap(tx, name, expand(piece))
+        with contextlib.suppress(TypeError):  # what `scheduled` names an argument of stays a call
+            tx = _swap(tx, name, expand(piece))
     return tx
 
 
@@ -137,7 +141,17 @@ def states_of(function: str, names: tuple[str, ...], state: Any, *, listed: bool
     except (KeyError, TypeError, ValueError):
         pass
     wanted = f"{len(names)} states in order" if listed else f"the states of {', '.join(names)}"
-    raise ValueError(
+    raise _of_another(function, state, wanted)
+
+
+def expect_state(function: str, kind: Any, state: Any) -> None:
+    """Raises where the state of a wrapper is another optimizer's."""
+    if not all(hasattr(state, field) for field in kind._fields):
+        raise _of_another(function, state, f"a {kind.__name__}")
+
+
+def _of_another(function: str, state: Any, wanted: str) -> ValueError:
+    return ValueError(
         f"{function}: the state is {_outline(state)}, not {wanted}: it belongs to another "
         "optimizer. Pass what init or the last update of this one returned; transplant carries "
         "a state over."

@@ -10,8 +10,8 @@ import optax
 from adamw_jax.combine import expect_parts
 from adamw_jax.domains import Count
 from adamw_jax.moments import Counter, count_up
-from adamw_jax.slots import part, replace
-from adamw_jax.transform import init_part, transformation, update_part
+from adamw_jax.slots import expect_state, part, replace
+from adamw_jax.transform import Transformation, init_part, transformation, update_part
 
 
 class TimedState(NamedTuple):
@@ -43,14 +43,15 @@ def delay(tx: optax.GradientTransformation, steps: Count = 1):
     def init(params):
         return TimedState(jnp.zeros((), jnp.int32), init_part(tx, params))
 
-    def update(updates, state, params=None):
+    def update(updates, state, params=None, **extra):
+        expect_state("delay", TimedState, state)
         begun = state.count >= steps
-        out, new = update_part(tx, updates, state.tx, params)
+        out, new = update_part(tx, updates, state.tx, params, extra)
         choose = lambda x, y: jnp.where(begun, x, y)
         out = jax.tree.map(lambda u: choose(u, 0), out)
         return out, TimedState(count_up(state.count), jax.tree.map(choose, new, state.tx))
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 @transformation
@@ -81,17 +82,21 @@ def scheduled(tx: optax.GradientTransformation, path: str = "", /, **schedules: 
     """
     expect_parts("scheduled", {"tx": tx})
     known = part(tx, path)
+    numbers = {k: x for k, x in known.arguments.items() if not isinstance(x, Transformation)}
     for name, function in schedules.items():
-        if name not in known.arguments or not callable(function):
+        if name not in numbers or not callable(function):
             raise TypeError(
                 f"scheduled: {known.factory.__name__} has no {name!r} that {function!r} could set. "
-                f"Give a schedule for one of: {', '.join(known.arguments)}."
+                f"Give a schedule for one of: {', '.join(numbers) or 'the parts inside it'}."
             )
+    # What stands around the part may not outlive the change: now, not at the first step.
+    replace(tx, path, **{name: numbers[name] for name in schedules})
 
     def init(params):
         return TimedState(jnp.zeros((), jnp.int32), init_part(tx, params))
 
     def update(updates, state, params=None, **extra):
+        expect_state("scheduled", TimedState, state)
         values = {name: function(state.count) for name, function in schedules.items()}
         out, new = update_part(replace(tx, path, **values), updates, state.tx, params, extra)
         return out, TimedState(count_up(state.count), new)

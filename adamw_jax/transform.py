@@ -10,7 +10,8 @@ The parts inside are run by `update_part`, without that ceremony.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ParamSpec, overload
 
 import jax
@@ -67,11 +68,19 @@ class Transformation(Expression, optax.GradientTransformationExtraArgs):
         return jax.tree.map(lifted, value, is_leaf=foreign_or_node)
 
     def _check_body(self, built):
+        name = self.factory.__name__
         if not isinstance(built, optax.GradientTransformation):
             raise TypeError(
-                f"{self.factory.__name__}: returned {built!r}. A transformation's factory "
+                f"{name}: returned {built!r}. A transformation's factory "
                 "must return an optax.GradientTransformation."
             )
+        if self.factory.declared["leafwise"] and not isinstance(built, Transformation):
+            extra = [p.name for p in _signature(built.update) if p.kind is p.KEYWORD_ONLY]
+            if extra:
+                raise TypeError(
+                    f"{name}: its update takes {extra[0]!r}, and it is declared leafwise. Drop "
+                    "leafwise=True: what goes leaf by leaf gets no extra arguments."
+                )
 
     @property
     def composite(self) -> bool:
@@ -106,6 +115,13 @@ class Transformation(Expression, optax.GradientTransformationExtraArgs):
     def separable(self) -> bool:
         """Whether the leaves of a tree may be dealt out, each updated alone."""
         return self.leafwise and self.consumes == self.produces == "tree"
+
+
+def _signature(function: Callable) -> Iterable[inspect.Parameter]:
+    try:
+        return inspect.signature(function).parameters.values()
+    except ValueError:  # some builtins have none
+        return ()
 
 
 def _is_arraylike(x: Any) -> bool:
@@ -151,7 +167,7 @@ def transformation(
       leafwise: declare that updating a tree is the same as updating each of its
         leaves alone; the update is then traced once per distinct leaf shape
         instead of once per leaf.  State must be a `NamedTuple` whose fields are
-        scalars or trees shaped like the parameters.
+        scalars or trees shaped like the parameters; there are no extra arguments.
       consumes: "tree" for gradients shaped like parameters, "fork" for a dict
         of branches, or a function from the list of parts to one of these.
       produces: likewise, what `update` returns.
@@ -247,6 +263,7 @@ def _update_leaf(tx, update, state, param):
 
 def _update_widened(tx, updates, state, params, extra):
     out, state = update_part(tx, trees.widen(updates), state, trees.widen(params), extra)
+    trees.check_not_grown(tx.factory.__name__, out, updates)
     return trees.narrow(out, updates), state
 
 

@@ -27,8 +27,9 @@ def path_text(path: tuple) -> str:
 
 
 def dtype_of(x: Any) -> Any:
-    """The dtype of an array, a number or an abstract value."""
-    return x.dtype if hasattr(x, "dtype") else jnp.result_type(x)
+    """The dtype of an array, a number or an abstract value, as JAX will hold it."""
+    known = hasattr(x, "dtype") and not isinstance(x, np.ndarray | np.generic)
+    return x.dtype if known else jnp.result_type(x)
 
 
 def real_dtype(dtype: Any) -> Any:
@@ -83,7 +84,7 @@ def widen(tree: Any) -> Any:
     def leaf(x):
         dtype = dtype_of(x)
         if jnp.finfo(dtype).bits >= 32:
-            return x if hasattr(x, "dtype") else jnp.asarray(x)
+            return x if isinstance(x, jax.Array | jax.ShapeDtypeStruct) else jnp.asarray(x)
         if isinstance(x, jax.ShapeDtypeStruct):
             return jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=x.sharding)
         return jnp.asarray(x, jnp.float32)
@@ -165,6 +166,21 @@ def branches_of(function: str, fork: Any, *names: str) -> list[Any]:
                 f" Put {function} after a fork that has it, such as fork({name}=identity(), ...)."
             )
     return [fork[name] for name in names]
+
+
+def check_not_grown(function: str, new: Any, updates: Any) -> None:
+    """Raises where an array among the hyperparameters has broadcast an update."""
+    if jax.tree.structure(new) != jax.tree.structure(updates):
+        return  # a statistic of another form
+    for (path, x), g in zip(
+        jax.tree_util.tree_leaves_with_path(new), jax.tree.leaves(updates), strict=True
+    ):
+        if jnp.shape(x) != jnp.shape(g) and jnp.size(x) >= jnp.size(g):
+            raise ValueError(
+                f"{function}: the update of '{path_text(path)}' has shape {jnp.shape(x)}, its "
+                f"gradient {jnp.shape(g)}: a hyperparameter is an array. Pass numbers, or map "
+                "over the array with jax.vmap."
+            )
 
 
 def is_key(x: Any) -> bool:

@@ -51,6 +51,9 @@ POSITIVE = r"a number above 0\.$"
 NONNEGATIVE = r"a number, at least 0\.$"
 FINITE = r"a finite number\.$"
 COUNT = r"a whole number, at least 1\.$"
+OPEN = r"in \(0, 1\)\.$"
+FROM_FOUR = r"a number, at least 4\.$"
+OF_LEAF = r"a function of path and leaf\.$"
 WHOLE = r"a whole number, at least 0\.$"
 
 RATES = {
@@ -206,7 +209,7 @@ HYPERPARAMETERS = [
     (lambda v: aj.prodigy(1.0, d0=v), "prodigy: d0", [0.0, -1e-6, None], POSITIVE),
     (lambda v: aj.prodigy(1.0, b3=v), "prodigy: b3", [1.0, -0.1], DECAY),
     (lambda v: aj.soap(0.1, max_dim=v), "soap: max_dim", [0, 1.5], COUNT),
-    (lambda v: aj.schedule_free_adamw(0.1, v), "schedule_free_adamw: b1", [1.0, nan], DECAY),
+    (lambda v: aj.schedule_free_adamw(0.1, v), "schedule_free_adamw: b1", [0, 1.0, nan], OPEN),
     # and their pieces
     (lambda v: aj.delay(aj.sign(), v), "delay: steps", [0, -1, 0.5, None], COUNT),
     (lambda v: aj.curvature(aj.sign(), v), "curvature: decay", [1.0, -0.1], DECAY),
@@ -243,7 +246,7 @@ HYPERPARAMETERS = [
     (lambda v: aj.clip_by_leaf_norm(v), "clip_by_leaf_norm: max_norm", [0.0, -1], POSITIVE),
     (lambda v: aj.clip_by_age(v), "clip_by_age: power", [0.0, nan], POSITIVE),
     (lambda v: aj.rectify(v), "rectify: decay", [1.0, -0.5], DECAY),
-    (lambda v: aj.rectify(0.9, threshold=v), "rectify: threshold", [0.0, "5"], POSITIVE),
+    (lambda v: aj.rectify(0.9, threshold=v), "rectify: threshold", [0.0, 3.9, "5"], FROM_FOUR),
     (lambda v: aj.root_bias_correction(v), "root_bias_correction: decay", [1.0], DECAY),
     (
         lambda v: aj.scale_by_parameter_rms(v),
@@ -261,7 +264,7 @@ HYPERPARAMETERS = [
     (lambda v: aj.shrink_after(v), "shrink_after: weight_decay", [-0.1, nan], NONNEGATIVE),
     (lambda v: aj.proximal_decay(0.1, v), "proximal_decay: schedule", [-1.0, "lr"], RATE),
     (lambda v: aj.schedule_free(aj.sgd(0.1), v), "schedule_free: learning_rate", [-1, None], RATE),
-    (lambda v: aj.schedule_free(aj.sgd(0.1), 0.1, v), "schedule_free: b1", [1.0], DECAY),
+    (lambda v: aj.schedule_free(aj.sgd(0.1), 0.1, v), "schedule_free: b1", [0, 1.0], OPEN),
     (lambda v: aj.by_distance(aj.sgd(0.1), v, 0.9), "by_distance: learning_rate", [nan], RATE),
     (lambda v: aj.by_distance(aj.sgd(1), 1.0, 0.9, d0=v), "by_distance: d0", [0.0], POSITIVE),
     (lambda v: aj.distance_root(v), "distance_root: eps", [-1.0, None], NONNEGATIVE),
@@ -280,8 +283,12 @@ HYPERPARAMETERS = [
         ["torch", None, 2.0],
         "one of: keller, moonshot, spectral",
     ),
-    (lambda v: aj.ahead(v), "ahead: schedule", [-1.0, None], RATE),
-    (lambda v: aj.ahead(0.1, v), "ahead: steps", [-1, "1"], "a number of steps"),
+    (lambda v: aj.ahead(v), "ahead: schedule", [-1.0, 0.1, None], r"a schedule\.$"),
+    (lambda v: aj.ahead(aj.constant(0.1), v), "ahead: steps", [-1, "1"], "a number of steps"),
+    (lambda v: aj.muon(0.1, nesterov=v), "muon: nesterov", ["no", None], r"True or False\.$"),
+    (lambda v: aj.muon(0.1, matrices=v), "muon: matrices", [True, "w"], OF_LEAF),
+    (lambda v: aj.orthogonalize(views=v), "orthogonalize: views", [True], OF_LEAF),
+    (lambda v: aj.adam_mini(0.1, blocks=v), "adam_mini: blocks", [(0,), "w"], OF_LEAF),
     (lambda v: aj.capped_inverse_sqrt(v), "capped_inverse_sqrt: peak", [-1, nan], NONNEGATIVE),
 ]
 
@@ -322,6 +329,15 @@ def three():
     return 3
 
 
+@aj.transformation(leafwise=True)
+def asking():
+    def update(updates, state, params=None, *, value, **extra):
+        return jax.tree.map(lambda u: value * u, updates), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
+INNER = aj.scheduled(aj.adamw(0.1), b1=aj.constant(0.8))
 SIGN = aj.sign()
 FORK = aj.fork(a=aj.identity(), b=aj.sign())
 
@@ -539,6 +555,54 @@ FORK = aj.fork(a=aj.identity(), b=aj.sign())
         "^part: .*'rate' in sgd.*one of: direction, learning_rate",
     ),
     ("scheduled 3", lambda: aj.scheduled(3, factor=three), TypeError, "^scheduled: 'tx' is 3, not"),
+    (
+        "scheduled slot",
+        lambda: aj.scheduled(aj.muon(0.1), "muon", learning_rate=aj.constant(1.0)),
+        TypeError,
+        "^scheduled: chain has no 'learning_rate'.*one of: the parts inside it",
+    ),
+    (
+        "scheduled inside",  # to reach into adamw is to open it, and b1 is gone
+        lambda: aj.scheduled(INNER, "tx.direction.denominator.root", eps=aj.constant(0.1)),
+        TypeError,
+        r"^scheduled: chain has no 'b1' that constant\(0.8\) could set",
+    ),
+    (
+        "swap under scheduled",
+        lambda: aj.swap(INNER, "tx.direction", aj.sign()),
+        TypeError,
+        "^scheduled: chain has no 'b1'",
+    ),
+    (
+        "no rows",
+        lambda: aj.orthogonalize(3.0),
+        ValueError,
+        r"^orthogonalize: coefficients are 3.0\. Every row must be a triple",
+    ),
+    (
+        "no row",
+        lambda: aj.orthogonalize([1.0, 2.0, 3.0]),
+        ValueError,
+        r"^orthogonalize: coefficients are \[1.0, 2.0, 3.0\]\. Every row must be a triple",
+    ),
+    (
+        "no peak",
+        lambda: aj.adamw(aj.ahead(lambda t: 0.1), coupling="independent"),
+        ValueError,
+        "^relative: .* does not know its peak",
+    ),
+    (
+        "leafwise extra",
+        asking,
+        TypeError,
+        "^asking: its update takes 'value', and it is declared leafwise",
+    ),
+    (
+        "array for a number",
+        lambda: run(aj.sgd(jnp.array([0.1, 0.2])), {"w": jnp.ones(())}, {"w": jnp.ones(())}),
+        ValueError,
+        r"^sgd: the update of 'w' has shape \(2,\), its gradient \(\).*jax.vmap",
+    ),
     (
         "distance",
         lambda: run(aj.distance_root()),
@@ -832,6 +896,10 @@ MASKED, ROUTED = aj.masked(SIGN, True), aj.route([("all", "", SIGN)], ("rest", S
         (MASKED, NAMED.init(PARAMS), "a dict of .*, not the states of tx: it belongs"),
         (MASKED, optax.EmptyState(), r"EmptyState\(\), not the states of tx"),
         (ROUTED, NAMED.init(PARAMS), "a dict of .*, not the states of all, rest: it belongs"),
+        (aj.delay(FLAT), NAMED.init(PARAMS), "a dict of .*, not a TimedState: it belongs"),
+        (aj.scheduled(FLAT), FLAT.init(PARAMS), "a tuple of 2, not a TimedState"),
+        (aj.prodigy(1.0), NAMED.init(PARAMS), "a dict of .*, not a ByDistanceState"),
+        (aj.schedule_free_adamw(0.1), None, "NoneType, not a ScheduleFreeState"),
     ],
     ids=lambda x: repr(x)[:30],
 )

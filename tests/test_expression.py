@@ -674,3 +674,10 @@ def test_variadic_arguments_round_trip():
     assert jax.tree.map(lambda x: x + 1, tx) == holder(1, 3.0, "c", key=aj.sign())
     assert eval(repr(tx), {**vars(aj), "holder": holder}) == tx
     assert list(aj.parts(tx)) == ["key"]
+
+
+def test_expand_keeps_the_call_whose_argument_is_scheduled():
+    tx = aj.scheduled(aj.adamw(0.1), b1=aj.constant(0.8))
+    assert aj.expand(tx) == tx
+    slot = aj.scheduled(aj.adamw(0.1), "direction.denominator.root", eps=aj.constant(0.1))
+    assert "adamw" not in repr(aj.expand(slot))

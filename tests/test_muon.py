@@ -189,6 +189,17 @@ def test_together_as_alone():
         np.testing.assert_allclose(out[name], orthogonalized(q), atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(4, 5), (3, 9), (9, 3)])
+def test_complex_matrices(shape):
+    """A tall, wide or square U S Vᴴ becomes U Vᴴ."""
+    q = (normal(*shape) + 1j * normal(*shape, seed=1)).astype("F")
+    u, _, vh = np.linalg.svd(q, full_matrices=False)
+    out = orthogonalized(q, "polar_express", steps=8)
+    np.testing.assert_allclose(out, u @ vh, atol=1e-4)
+    half = orthogonalized(q, "polar_express", dtype="bfloat16")
+    np.testing.assert_allclose(half, orthogonalized(q, "polar_express"), atol=1e-6)
+
+
 # --- tables -------------------------------------------------------------------
 
 

@@ -408,3 +408,19 @@ def test_python_numbers_are_parameters_too(row):
     p = jnp.float32(0.5)
     array, _ = tx.update(jnp.float32(0.2), tx.init(p), p, **row.extra(p))
     assert update == array
+
+
+def test_numpy_parameters_in_float64_warn_of_nothing():
+    """What NumPy makes by default; JAX holds it in float32, and warnings are errors here."""
+    params = {"k": np.ones((4, 3)), "b": np.ones(3)}
+    for tx in (aj.adamw(0.1), aj.soap(0.1), aj.prodigy(1.0), aj.adafactor(0.1), aj.sophia_h(0.1)):
+        loss = lambda p: jnp.sum(p["k"] ** 2)
+        updates, _ = tx.update(params, tx.init(params), params, obj_fn=loss)
+        assert {u.dtype for u in jax.tree.leaves(updates)} == {jnp.dtype("float32")}
+
+
+def test_a_block_of_nothing_keeps_its_shape():
+    tx = aj.adam_mini(0.1)
+    for shape in ((0, 3), (3, 0)):
+        state = tx.init(jnp.ones(shape))
+        assert avals(tx.update(jnp.ones(shape), state, jnp.ones(shape))[1]) == avals(state)

@@ -546,3 +546,12 @@ def test_eval_params_refuses_what_it_cannot_look_into(inner):
             found = trained(tx)
             with pytest.raises(ValueError, match="eval_params: schedule_free is inside a transf"):
                 aj.eval_params(tx, *found)
+
+
+def test_rules_see_what_they_will_see_in_training():
+    """At least float32 arrays, whether the parameters are numbers or 16 bits wide."""
+    params = {"a": 1.0, "b": jnp.ones((2, 2), "bfloat16")}
+    rule = lambda path, leaf: leaf.ndim == 2 and leaf.dtype == jnp.float32
+    tx = aj.route([("matrices", rule, aj.sgd(0.1))], aj.adamw(0.1))
+    tx.init(params)
+    assert aj.routes(tx, params) == {"a": "default", "b": "matrices"}

@@ -246,6 +246,18 @@ def test_peak():
             assert schedule.peak == leaves[0]
 
 
+def test_relative_has_the_peak_1():
+    shape = aj.relative(aj.cosine(1e-3, 10))
+    assert shape.peak == aj.ahead(shape).peak == 1.0
+    assert aj.relative(shape)(3) == shape(3)
+
+
+def test_relative_of_zero_is_zero():
+    assert aj.relative(aj.constant(0.0))(3) == 0.0
+    tx = aj.adamw(aj.constant(0.0), weight_decay=0.1, coupling="independent")
+    assert tx.update(1.0, tx.init(1.0), 1.0)[0] == 0.0
+
+
 def test_lengths_may_be_arrays():
     for total in (jnp.int32(13), np.array(13), jnp.float32(13)):
         assert aj.cosine(0.3, total)(5) == aj.cosine(0.3, 13)(5)

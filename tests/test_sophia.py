@@ -397,3 +397,13 @@ def test_curvature_beats_the_sign_step_on_uneven_features():
     )
     least = run(0.05, 3000)
     assert run(0.05, 300) - least < (run(1e-9, 300) - least) / 2
+
+
+def test_a_delayed_sophia_gets_its_loss():
+    tx = aj.delay(aj.sophia_h(0.1, weight_decay=0.0, b1=0.0), 1)
+    p = jnp.ones(3)
+    loss = lambda p: jnp.sum(p**2)
+    first, state = tx.update(p, tx.init(p), p, obj_fn=loss)
+    second, _ = tx.update(p, state, p, obj_fn=loss)
+    assert not first.any()
+    np.testing.assert_allclose(second, -0.1, rtol=1e-6)

@@ -4,7 +4,7 @@ import optax
 
 from adamw_jax.combine import chain
 from adamw_jax.decay import add_decoupled_weight_decay
-from adamw_jax.domains import Decay, LearningRate, NonNegative
+from adamw_jax.domains import Decay, Flag, LearningRate, NonNegative
 from adamw_jax.lookahead import nesterov_trace
 from adamw_jax.matrix import Views, default_matrices, orthogonalize, scale_by_shape
 from adamw_jax.moments import scale_by_momentum
@@ -20,7 +20,7 @@ def muon(
     momentum: Decay = 0.95,
     weight_decay: NonNegative = 0.0,
     *,
-    nesterov: bool = True,
+    nesterov: Flag = True,
     scale: str = "keller",
     orthogonalizer: optax.GradientTransformation | None = None,
     matrices: Views | None = None,

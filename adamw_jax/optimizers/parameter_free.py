@@ -7,7 +7,7 @@ from adamw_jax.combine import chain, precondition
 from adamw_jax.corrections import bias_correction
 from adamw_jax.decay import descend
 from adamw_jax.distance import by_distance, distance_root
-from adamw_jax.domains import Decay, Finite, LearningRate, NonNegative, Positive
+from adamw_jax.domains import Decay, Finite, LearningRate, NonNegative, OpenFraction, Positive
 from adamw_jax.moments import scale_by_momentum, second_moment
 from adamw_jax.rescale import scale_by_rms
 from adamw_jax.transform import transformation
@@ -16,7 +16,7 @@ from adamw_jax.transform import transformation
 @transformation
 def schedule_free_adamw(
     learning_rate: LearningRate,
-    b1: Decay = 0.9,
+    b1: OpenFraction = 0.9,
     b2: Decay = 0.999,
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,
