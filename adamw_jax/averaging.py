@@ -81,6 +81,13 @@ def schedule_free(
 
     State: `z`, like the parameters; `weight_sum`; `largest_rate`; `count`; `tx`.
 
+    Example:
+      >>> from adamw_jax import eval_params, schedule_free, sgd
+      >>> tx = schedule_free(sgd(0.5), 0.5)
+      >>> update, state = tx.update(2.0, tx.init(1.0), 1.0)
+      >>> eval_params(tx, state, 1.0 + update).item()
+      0.0
+
     Reference: Defazio et al., "The Road Less Scheduled", 2024, algorithm 1.
     """
     expect_parts("schedule_free", {"tx": tx})

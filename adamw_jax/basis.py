@@ -52,6 +52,15 @@ def eigenbasis(decay: Decay, *, every: Count = 10, max_dim: Count = 10000):
     State: `gram` and `vectors`, a tuple with one tree for every axis, each with
     a square matrix for every leaf, empty where the axis is left alone; `count`.
 
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from adamw_jax import eigenbasis
+      >>> g = jnp.diag(jnp.array([1.0, 2.0]))
+      >>> tx = eigenbasis(0.9)
+      >>> state = tx.update(g, tx.init(g))[1]
+      >>> abs(state.vectors[0]).tolist()  # the largest first
+      [[0.0, 1.0], [1.0, 0.0]]
+
     Reference: Vyas et al., "SOAP", 2024, algorithms 3-4.
     """
 

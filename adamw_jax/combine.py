@@ -12,10 +12,8 @@ the output of the first.  The algebra therefore has two directions.
   optimizers are: `u -> numerator(u) / denominator(u)`.
 * `interpolate(weight, a)` mixes a branch with its input.
 
+State mirrors the expression: a tuple for positional parts, a dict for named ones.
 Which leaf gets which transformation is the subject of `adamw_jax.routing`.
-
-State mirrors the expression: a tuple for positional parts, a dict for named
-ones, the state of the pieces inside.
 """
 
 import functools
@@ -181,6 +179,11 @@ def pick(name: str):
 
     Raises:
       KeyError: there is no such branch.
+
+    Example:
+      >>> from adamw_jax import pick
+      >>> pick("b").update({"a": 1.0, "b": 2.0}, pick("b").init(0.0))[0].item()
+      2.0
     """
     return optax.stateless(lambda fork, params: branches_of("pick", fork, name)[0])
 
@@ -274,6 +277,12 @@ def interpolate(weight: Fraction, tx: optax.GradientTransformation):
       tx: the branch.
 
     State: {"tx": state of the branch}.
+
+    Example:
+      >>> from adamw_jax import interpolate, scale
+      >>> tx = interpolate(0.25, scale(5.0))
+      >>> tx.update(1.0, tx.init(0.0))[0].item()
+      2.0
 
     Reference: Chen et al., "Symbolic Discovery of Optimization Algorithms",
     2023, algorithm 2 (Lion's direction).

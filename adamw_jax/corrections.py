@@ -71,6 +71,12 @@ def root_bias_correction(decay: Decay):
 
     State: `count`, the number of updates so far.
 
+    Example:
+      >>> from adamw_jax import root_bias_correction
+      >>> tx = root_bias_correction(0.75)
+      >>> round(tx.update(1.0, tx.init(0.0))[0].item(), 4)
+      2.0
+
     Reference: Kingma & Ba, "Adam", 2015, end of section 2 (the efficient form,
     in which eps shrinks with the correction).
     """
@@ -109,6 +115,12 @@ def rectify(decay: Decay, *, threshold: FromFour = 5.0):
       threshold: of ρ, at least 4, below which r² is negative.
 
     State: `count`, the number of updates so far.
+
+    Example:
+      >>> from adamw_jax import rectify
+      >>> tx = rectify(0.999)
+      >>> tx.update(4.0, tx.init(0.0))[0].item()  # one gradient: no quotient yet
+      1.0
 
     Reference: Liu et al., "On the Variance of the Adaptive Learning Rate and
     Beyond", 2020, algorithm 2 (whose threshold is 4).

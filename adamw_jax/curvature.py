@@ -58,6 +58,14 @@ def curvature(
     State: `curvature`, like the parameters [L/θ²], begun at 0 and not
     corrected for that; `count`; `estimator`, the estimator's own state.
 
+    Example:
+      >>> from adamw_jax import curvature, identity
+      >>> tx = curvature(identity(), 0.5, every=2)
+      >>> first, state = tx.update(4.0, tx.init(0.0))
+      >>> second, state = tx.update(4.0, state)
+      >>> first.item(), second.item()
+      (2.0, 2.0)
+
     Reference: Liu et al., "Sophia", 2023, algorithm 3.
     """
     expect_parts("curvature", {"estimator": estimator})
@@ -130,6 +138,12 @@ def hutchinson(*, seed: Whole = 0, distribution: str = "gaussian"):
     Raises:
       ValueError: `update` got no `obj_fn` or no parameters.
 
+    Example:
+      >>> from adamw_jax import hutchinson
+      >>> tx = hutchinson(distribution="rademacher")
+      >>> tx.update(6.0, tx.init(1.0), 1.0, obj_fn=lambda x: 3 * x**2)[0].item()
+      6.0
+
     Reference: Hutchinson 1989; Liu et al., "Sophia", 2023, algorithm 1.
     """
     if distribution not in _DRAWS:
@@ -165,6 +179,15 @@ def gauss_newton_bartlett(*, seed: Whole = 0):
 
     Raises:
       ValueError: `update` got no `logits_fn` or no parameters.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from adamw_jax import gauss_newton_bartlett
+      >>> tx, w = gauss_newton_bartlett(), jnp.zeros(2)
+      >>> logits_fn = lambda w: jnp.tile(w, (8, 1))  # eight rows
+      >>> estimate, state = tx.update(w, tx.init(w), w, logits_fn=logits_fn)
+      >>> bool((estimate >= 0).all())
+      True
 
     Reference: Liu et al., "Sophia", 2023, algorithm 2.
     """

@@ -108,6 +108,12 @@ def add_l2_gradient(weight_decay: NonNegative, mask: Any = None):
     Raises:
       ValueError: `update` got no parameters, or the mask does not fit them.
 
+    Example:
+      >>> from adamw_jax import add_l2_gradient
+      >>> tx = add_l2_gradient(0.5)
+      >>> tx.update(1.0, tx.init(4.0), 4.0)[0].item()
+      3.0
+
     Reference: Loshchilov & Hutter, "Decoupled Weight Decay Regularization",
     2019, algorithm 2 (the coupled line).
     """
@@ -136,6 +142,12 @@ def shrink(weight_decay: NonNegative, schedule: LearningRate | None = None, mask
     Raises:
       ValueError: `update` got no parameters, or the mask does not fit them.
 
+    Example:
+      >>> from adamw_jax import chain, scale_by_learning_rate, shrink
+      >>> tx = chain(scale_by_learning_rate(0.5), shrink(0.25))
+      >>> tx.update(1.0, tx.init(4.0), 4.0)[0].item()
+      -1.5
+
     Reference: Loshchilov & Hutter, "Decoupled Weight Decay Regularization",
     2019, algorithm 2, line 12.
     """
@@ -161,6 +173,12 @@ def shrink_after(weight_decay: NonNegative, schedule: LearningRate | None = None
 
     Raises:
       ValueError: `update` got no parameters, or the mask does not fit them.
+
+    Example:
+      >>> from adamw_jax import chain, scale_by_learning_rate, shrink_after
+      >>> tx = chain(scale_by_learning_rate(0.5), shrink_after(0.25))
+      >>> tx.update(4.0, tx.init(4.0), 4.0)[0].item()  # to 4 - 2, and a quarter of that
+      -2.5
 
     Reference: the authors' code of Vyas et al., "SOAP", 2024.
     """
@@ -190,6 +208,12 @@ def proximal_decay(
 
     Raises:
       ValueError: `update` got no parameters, or the mask does not fit them.
+
+    Example:
+      >>> from adamw_jax import chain, proximal_decay, scale_by_learning_rate
+      >>> tx = chain(scale_by_learning_rate(0.5), proximal_decay(1.0))
+      >>> tx.update(4.0, tx.init(4.0), 4.0)[0].item()  # to (4 - 2) / 2
+      -3.0
 
     Reference: Xie et al., "Adan", 2022, algorithm 1.
     """

@@ -65,6 +65,13 @@ def by_distance(
     State: `distance`; `initial`, the parameters at the start; `gradient_sum`
     (s), like the parameters; `correlation` (r); `count`; `tx`.
 
+    Example:
+      >>> from adamw_jax import by_distance, sgd
+      >>> tx = by_distance(sgd(1.0), 1.0, 0.9, d0=0.5)
+      >>> update, state = tx.update(2.0, tx.init(1.0), 1.0)
+      >>> update.item(), state.distance.item()
+      (-0.5, 0.5)
+
     Reference: Mishchenko & Defazio, "Prodigy", 2023, algorithm 4 (Adam version).
     """
     expect_parts("by_distance", {"tx": tx})
@@ -115,6 +122,11 @@ def distance_root(eps: NonNegative = 1e-8):
 
     Raises:
       ValueError: it does not stand inside `by_distance`.
+
+    Example:
+      >>> from adamw_jax import part, prodigy
+      >>> part(prodigy(1.0), "tx.direction.denominator")
+      chain(moment=second_moment(0.999), root=distance_root())
     """
 
     def update(updates, state, params=None, *, distance=None, **extra):

@@ -45,6 +45,17 @@ def factored_second_moment(power: Positive = 0.8, eps_root: NonNegative = 1e-30)
     State: `row`, without the last axis (all of v for vectors); `column`,
     without the one before it (empty for vectors); `count`.
 
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from adamw_jax import factored_second_moment
+      >>> g = jnp.array([[1.0, 2.0], [2.0, 4.0]])
+      >>> tx = factored_second_moment()
+      >>> state = tx.init(g)
+      >>> state.row.shape, state.column.shape
+      ((2,), (2,))
+      >>> jnp.sqrt(tx.update(g, state)[0]).round(3).tolist()  # exact for rank one
+      [[1.0, 2.0], [2.0, 4.0]]
+
     Reference: Shazeer & Stern, "Adafactor", 2018, algorithm 4.
     """
 
@@ -102,6 +113,12 @@ def default_blocks(path: str, leaf: Any) -> tuple[int, ...]:
     | any other with 2 axes or more | each output (last axis) |
     | named like a norm's scale | the whole leaf |
     | any other vector or scalar | each element |
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from adamw_jax import default_blocks
+      >>> default_blocks("layers/0/kernel", jnp.ones((64, 256)))
+      (0,)
     """
     axes = tuple(range(jnp.ndim(leaf)))
     if re.search(r"(?i)embed|wte|wpe", path):
@@ -125,6 +142,14 @@ def block_second_moment(decay: Decay, blocks: Blocks | None = None):
         None for `default_blocks`.
 
     State: `second_moment`, with 1 for the length of every shared axis [L²/θ²].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from adamw_jax import block_second_moment
+      >>> g = {"kernel": jnp.array([[1.0, 2.0], [1.0, 4.0]])}
+      >>> tx = block_second_moment(0.0)
+      >>> tx.update(g, tx.init(g))[0]["kernel"].tolist()
+      [[1.0, 10.0], [1.0, 10.0]]
 
     Reference: Zhang et al., "Adam-mini", 2024, algorithm 1.
     """

@@ -68,6 +68,12 @@ def update_rms(eps: NonNegative = 1e-8):
     Raises:
       KeyError: what it receives is no fork with both branches.
 
+    Example:
+      >>> from adamw_jax import chain, fork, identity, square, update_rms
+      >>> tx = chain(fork(gradient=identity(), second_moment=square()), update_rms())
+      >>> tx.update(3.0, tx.init(0.0))[0].item()
+      1.0
+
     Reference: Wortsman et al., "Stable and low-precision training for
     large-scale vision-language models", 2023, algorithm 2.
     """
@@ -88,6 +94,14 @@ def clip_by_rms(threshold: Positive = 1.0):
     Args:
       threshold: the largest RMS that passes, in the unit of u.
 
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from adamw_jax import clip_by_rms
+      >>> g = jnp.array([4.0, -4.0])
+      >>> tx = clip_by_rms(1.0)
+      >>> tx.update(g, tx.init(g))[0].tolist()
+      [1.0, -1.0]
+
     Reference: Shazeer & Stern, "Adafactor", 2018, section 6.
     """
     return leafwise_map(lambda u: u / cast(jnp.maximum(1, rms(u) / cast(threshold, rms(u))), u))
@@ -99,6 +113,14 @@ def clip_by_leaf_norm(max_norm: Positive):
 
     Args:
       max_norm: the largest norm that passes, in the unit of u.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from adamw_jax import clip_by_leaf_norm
+      >>> g = jnp.array([3.0, 4.0])
+      >>> tx = clip_by_leaf_norm(2.5)
+      >>> tx.update(g, tx.init(g))[0].tolist()
+      [1.5, 2.0]
 
     Reference: Yuan et al., "MARS", 2024, algorithm 2.
     """
@@ -120,6 +142,12 @@ def scale_by_parameter_rms(minimum: NonNegative = 1e-3):
 
     Raises:
       ValueError: `update` got no parameters.
+
+    Example:
+      >>> from adamw_jax import scale_by_parameter_rms
+      >>> tx = scale_by_parameter_rms()
+      >>> tx.update(0.5, tx.init(4.0), 4.0)[0].item()
+      2.0
 
     Reference: Shazeer & Stern, "Adafactor", 2018, section 8.
     """
@@ -145,6 +173,14 @@ def clip_by_age(power: Positive = 0.25):
       power: how fast the bound grows.
 
     State: `count`, the number of updates so far.
+
+    Example:
+      >>> from adamw_jax import clip_by_age
+      >>> tx = clip_by_age()
+      >>> first, state = tx.update(3.0, tx.init(0.0))
+      >>> second, state = tx.update(3.0, state)
+      >>> first.item(), second.item()
+      (0.0, 1.0)
 
     Reference: Taniguchi et al., "ADOPT", 2024, algorithm 2.
     """

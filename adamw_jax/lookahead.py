@@ -39,6 +39,14 @@ def nesterov_trace(decay: Decay):
     Args:
       decay: in [0, 1).
 
+    Example:
+      >>> from adamw_jax import nesterov_trace
+      >>> tx = nesterov_trace(0.5)
+      >>> first, state = tx.update(2.0, tx.init(0.0))
+      >>> second, state = tx.update(2.0, state)
+      >>> first.item(), second.item()
+      (3.0, 3.5)
+
     Reference: Sutskever et al., "On the importance of initialization and
     momentum in deep learning", 2013, equations 3-4.
     """
@@ -51,6 +59,12 @@ def nesterov_average(decay: Decay):
 
     Args:
       decay: in [0, 1).
+
+    Example:
+      >>> from adamw_jax import nesterov_average
+      >>> tx = nesterov_average(0.5)
+      >>> round(tx.update(3.0, tx.init(0.0))[0].item(), 4)  # 0.5 · 1.5 / 0.75 + 0.5 · 3 / 0.5
+      4.0
 
     Reference: Dozat, "Incorporating Nesterov Momentum into Adam", 2016,
     algorithm 2 with a constant momentum.
@@ -83,6 +97,12 @@ def warming_nesterov(decay: Decay, psi: NonNegative = 0.004):
       psi: how fast μ approaches it.
 
     State: `momentum`, like the parameters; `product`, Π; `count`.
+
+    Example:
+      >>> from adamw_jax import warming_nesterov
+      >>> tx = warming_nesterov(0.9)
+      >>> round(tx.update(1.0, tx.init(0.0))[0].item(), 4)
+      1.0565
 
     Reference: Dozat, "Incorporating Nesterov Momentum into Adam", 2016, algorithm 2.
     """
@@ -122,6 +142,14 @@ def previous_second_moment(decay: Decay):
 
     State: `second_moment`, real, shaped like the parameters [L²/θ²]; `count`.
 
+    Example:
+      >>> from adamw_jax import previous_second_moment
+      >>> tx = previous_second_moment(0.5)
+      >>> first, state = tx.update(2.0, tx.init(0.0))
+      >>> second, state = tx.update(4.0, state)
+      >>> first.item(), second.item()
+      (0.0, 4.0)
+
     Reference: Taniguchi et al., "ADOPT", 2024, algorithm 2.
     """
 
@@ -156,6 +184,14 @@ def variance_reduction(decay: Decay, gamma: Finite = 0.025):
       gamma: strength; 0 is the identity.
 
     State: `previous`, like the parameters [L/θ].
+
+    Example:
+      >>> from adamw_jax import variance_reduction
+      >>> tx = variance_reduction(0.5, gamma=0.5)
+      >>> first, state = tx.update(2.0, tx.init(0.0))
+      >>> second, state = tx.update(2.0, state)
+      >>> first.item(), second.item()
+      (3.0, 2.0)
 
     Reference: Yuan et al., "MARS", 2024, equation 1 (approximate form).
     """

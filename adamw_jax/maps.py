@@ -44,12 +44,26 @@ def abs_squared(x: jax.Array) -> jax.Array:
 
 
 def add(*terms: jax.Array) -> jax.Array:
-    """The sum, for `join(add, ...)`."""
+    """The sum, for `join(add, ...)`.
+
+    Example:
+      >>> from adamw_jax import add, identity, join, scale
+      >>> tx = join(add, plain=identity(), twice=scale(2.0))
+      >>> tx.update(3.0, tx.init(0.0))[0].item()
+      9.0
+    """
     return sum(terms[1:], terms[0])
 
 
 def divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
-    """The quotient, 0 where the denominator is 0."""
+    """The quotient, 0 where the denominator is 0.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from adamw_jax import divide
+      >>> divide(jnp.array([1.0, 1.0]), jnp.array([2.0, 0.0])).tolist()
+      [0.5, 0.0]
+    """
     safe = jnp.where(denominator == 0, jnp.inf, denominator)  # one select, finite derivatives
     return numerator / cast(safe, numerator)
 
@@ -82,13 +96,24 @@ def identity():
 
 @transformation(leafwise=True, equation="u**2", traits=("squares",))
 def square():
-    """u -> u², or |u|² for complex u."""
+    """u -> u², or |u|² for complex u.
+
+    Example:
+      >>> from adamw_jax import square
+      >>> square().update(-3.0, square().init(0.0))[0].item()
+      9.0
+    """
     return leafwise_map(abs_squared)
 
 
 @transformation(leafwise=True, equation="sign(u)", traits=("sign", "scale_invariant"))
 def sign():
     """u -> sign(u), with sign(0) = 0; for complex u, u/|u|.
+
+    Example:
+      >>> from adamw_jax import sign
+      >>> sign().update(-3.0, sign().init(0.0))[0].item()
+      -1.0
 
     Reference: Bernstein et al., "signSGD", 2018, algorithm 1.
     """
@@ -101,6 +126,11 @@ def scale(factor: Finite):
 
     Args:
       factor: a number or array.
+
+    Example:
+      >>> from adamw_jax import scale
+      >>> scale(-0.5).update(4.0, scale(-0.5).init(0.0))[0].item()
+      -2.0
     """
     return leafwise_map(lambda u: cast(factor, u) * u)
 
@@ -121,6 +151,11 @@ def clip(max_abs: Positive):
 
     Args:
       max_abs: the largest magnitude that passes, in the unit of u.
+
+    Example:
+      >>> from adamw_jax import clip
+      >>> clip(1.0).update(-3.0, clip(1.0).init(0.0))[0].item()
+      -1.0
     """
     return leafwise_map(lambda u: clipped(u, max_abs))
 
@@ -151,5 +186,10 @@ def floor(eps: NonNegative):
 
     Args:
       eps: the smallest value that leaves, in the unit of v.
+
+    Example:
+      >>> from adamw_jax import floor
+      >>> floor(0.5).update(0.0, floor(0.5).init(0.0))[0].item()
+      0.5
     """
     return leafwise_map(lambda v: jnp.maximum(v, cast(eps, v)))

@@ -29,6 +29,14 @@ class View(NamedTuple):
       rows: the next `rows` axes are rows (fan-in), all others columns (fan-out).
       blocks: the columns hold this many matrices side by side (a fused QKV
         kernel: 3).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from adamw_jax import View, orthogonalize
+      >>> experts = jnp.ones((8, 64, 256))  # eight matrices
+      >>> tx = orthogonalize(views=lambda path, leaf: View(batch=1))
+      >>> tx.update(experts, tx.init(experts))[0].shape
+      (8, 64, 256)
     """
 
     batch: int = 0
@@ -60,6 +68,14 @@ def default_matrices(path: str, leaf: Any) -> View | bool:
 
     Raises:
       ValueError: the leaf has 3 axes or more, and no rule decides.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from adamw_jax import default_matrices
+      >>> default_matrices("mlp/kernel", jnp.ones((64, 256)))
+      View(batch=0, rows=1, blocks=1)
+      >>> default_matrices("mlp/bias", jnp.ones(256))
+      False
     """
     axes = jnp.ndim(leaf)
     if axes < 2 or re.search(NOT_HIDDEN, path):
@@ -157,6 +173,14 @@ def orthogonalize(
       ValueError: a leaf has no matrix view, the table has too few rows, or the
         mesh has no such axis.
 
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from adamw_jax import orthogonalize
+      >>> u = jnp.diag(jnp.array([3.0, 0.5]))
+      >>> tx = orthogonalize("polar_express", steps=8)
+      >>> tx.update(u, tx.init(u))[0].round(2).tolist()
+      [[1.0, 0.0], [0.0, 1.0]]
+
     Reference: Jordan et al., "Muon", 2024; Amsel et al., "The Polar Express",
     2025 (arXiv 2505.16932), implementations 1-2.
     """
@@ -235,6 +259,14 @@ def scale_by_shape(scale: str = "keller", *, views: Views | None = None):
       scale: "keller" √max(1, out/in); "moonshot" 0.2 √max(in, out), which gives
         an orthogonal matrix the RMS 0.2; "spectral" √(out/in).
       views: as in `orthogonalize`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from adamw_jax import scale_by_shape
+      >>> u = jnp.ones((2, 8))
+      >>> tx = scale_by_shape("keller")
+      >>> tx.update(u, tx.init(u))[0][0, 0].item()
+      2.0
 
     Reference: Jordan et al., "Muon", 2024; Liu et al., "Muon is Scalable for
     LLM Training", 2025 (arXiv 2502.16982).

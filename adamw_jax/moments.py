@@ -196,6 +196,14 @@ def sum_of_squares(initial: NonNegative = 0.0, *, dtype: DType | None = None):
 
     State: `sum_of_squares`, real, shaped like the parameters [L²/θ²].
 
+    Example:
+      >>> from adamw_jax import sum_of_squares
+      >>> tx = sum_of_squares()
+      >>> first, state = tx.update(3.0, tx.init(0.0))
+      >>> second, state = tx.update(4.0, state)
+      >>> second.item()
+      25.0
+
     Reference: Duchi et al., "Adaptive Subgradient Methods", 2011 (diagonal form).
     """
 
@@ -215,6 +223,14 @@ def running_max():
     """x <- max(x, u), passes x on: the largest value seen, from 0.
 
     State: `maximum`, real, shaped like the parameters, in the unit of u.
+
+    Example:
+      >>> from adamw_jax import running_max
+      >>> tx = running_max()
+      >>> first, state = tx.update(3.0, tx.init(0.0))
+      >>> second, state = tx.update(1.0, state)
+      >>> second.item()
+      3.0
 
     Reference: Reddi et al., "On the Convergence of Adam and Beyond", 2018, algorithm 2.
     """
@@ -236,6 +252,14 @@ def difference():
     """g[t] - g[t-1], and 0 at the first update.
 
     State: `previous`, like the parameters, in the unit of g; `count`.
+
+    Example:
+      >>> from adamw_jax import difference
+      >>> tx = difference()
+      >>> first, state = tx.update(1.0, tx.init(0.0))
+      >>> second, state = tx.update(3.0, state)
+      >>> first.item(), second.item()
+      (0.0, 2.0)
 
     Reference: Xie et al., "Adan", 2022, algorithm 1.
     """

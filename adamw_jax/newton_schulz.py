@@ -20,6 +20,15 @@ class Table(NamedTuple):
       rows: (a, b, c) of each step.
       norm_factor: how far inside the unit ball X must begin.
       eps: added to the norm.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from adamw_jax import Table, orthogonalize
+      >>> cubic = Table(rows=((1.5, -0.5, 0.0),))  # the classical iteration
+      >>> u = jnp.diag(jnp.array([3.0, 0.5]))
+      >>> tx = orthogonalize(cubic, steps=12)
+      >>> tx.update(u, tx.init(u))[0].round(3).tolist()
+      [[1.0, 0.0], [0.0, 1.0]]
     """
 
     rows: tuple[tuple[float, float, float], ...]

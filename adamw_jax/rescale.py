@@ -27,6 +27,14 @@ def average(decay: Decay):
     Args:
       decay: in [0, 1).
 
+    Example:
+      >>> from adamw_jax import average
+      >>> tx = average(0.5)
+      >>> first, state = tx.update(3.0, tx.init(0.0))
+      >>> second, state = tx.update(6.0, state)
+      >>> first.item(), second.item()
+      (3.0, 5.0)
+
     Reference: Kingma & Ba, "Adam", 2015, algorithm 1.
     """
     return chain(scale_by_momentum(decay), bias_correction(decay))
@@ -39,6 +47,12 @@ def rms(decay: Decay, eps: NonNegative = 1e-8):
     Args:
       decay: in [0, 1).
       eps: added outside the root [L/θ].
+
+    Example:
+      >>> from adamw_jax import rms
+      >>> tx = rms(0.75, eps=1.0)
+      >>> round(tx.update(-3.0, tx.init(0.0))[0].item(), 4)
+      4.0
 
     Reference: Kingma & Ba, "Adam", 2015, algorithm 1.
     """

@@ -61,6 +61,13 @@ def masked(tx: optax.GradientTransformation, mask: Any):
     Raises:
       ValueError: the mask does not fit the parameters, or holds something else
         than bools.
+
+    Example:
+      >>> from adamw_jax import masked, scale
+      >>> tx = masked(scale(2.0), {"a": True, "b": False})
+      >>> g = {"a": 1.0, "b": 1.0}
+      >>> {name: float(u) for name, u in tx.update(g, tx.init(g))[0].items()}
+      {'a': 2.0, 'b': 1.0}
     """
     expect_parts("masked", {"tx": tx})
     trees.check_mask("masked", mask)
@@ -110,6 +117,11 @@ def routed(
 
     State: a dict of the branches' states, with `optax.MaskedNode()` for leaves
     of other routes.
+
+    Example:
+      >>> from adamw_jax import expand, route, scale
+      >>> expand(route([("kernel", scale(2.0))], default=scale(1.0)))
+      routed(('kernel',), rule0=scale(2.0), default=scale(1.0))
     """
     expect_parts("routed", branches)
     names = tuple(branches)

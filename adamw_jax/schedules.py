@@ -24,7 +24,14 @@ P = ParamSpec("P")
 class Schedule(Expression):
     """A remembered function from the number of earlier updates to a number.
 
-    Its first argument is its largest value, `peak`."""
+    Its first argument is its largest value, `peak`.
+
+    Example:
+      >>> from adamw_jax import linear_warmup
+      >>> rate = linear_warmup(0.5, 4)
+      >>> rate.peak, float(rate(1))
+      (0.5, 0.125)
+    """
 
     data = (*Expression.data, int)
 
@@ -58,7 +65,16 @@ def schedule(function: Callable | None = None, *, equation: str | None = None) -
 
     The factory's first argument is the schedule's largest value; it returns a
     function of t, the number of earlier updates as a float array.  With an
-    `equation`, such as "peak / (t + 1)", `equations` writes it out."""
+    `equation`, such as "peak / (t + 1)", `equations` writes it out.
+
+    Example:
+      >>> from adamw_jax import schedule, sgd
+      >>> @schedule(equation="peak / (t + 1)")
+      ... def harmonic(peak):
+      ...     return lambda t: peak / (t + 1)
+      >>> sgd(harmonic(0.1))
+      sgd(harmonic(0.1))
+    """
     if function is None:
         return functools.partial(schedule, equation=equation)
     return remember(function, Schedule, equation=equation)
@@ -214,6 +230,12 @@ def relative(schedule: LearningRate):
 
     Raises:
       ValueError: the schedule does not know its peak.
+
+    Example:
+      >>> from adamw_jax import linear_warmup, relative
+      >>> shape = relative(linear_warmup(0.01, 4))
+      >>> [round(float(shape(t)), 4) for t in (1, 2, 9)]
+      [0.25, 0.5, 1.0]
     """
     if not isinstance(schedule, Schedule) or schedule.peak is None:
         raise ValueError(
@@ -238,6 +260,12 @@ def ahead(schedule: ASchedule, steps: Steps = 1):
 @schedule(equation="minimum(peak, 1 / sqrt(t + 1))")
 def capped_inverse_sqrt(peak: NonNegative):
     """min(peak, 1 / √(t + 1)).
+
+    Example:
+      >>> from adamw_jax import capped_inverse_sqrt
+      >>> rate = capped_inverse_sqrt(0.5)
+      >>> [round(float(rate(t)), 4) for t in (0, 3, 99)]
+      [0.5, 0.5, 0.1]
 
     Reference: Shazeer & Stern, "Adafactor", 2018, algorithm 6.
     """

@@ -64,6 +64,13 @@ def test_every_optimizer_tells_its_arguments_an_example_and_its_source(row):
     assert all(part in page for part in ("    Args:\n", "      >>> ", "    Reference: "))
 
 
+def test_every_public_function_has_an_example():
+    public = {name: getattr(adamw_jax, name) for name in adamw_jax.__all__}
+    functions = {k: f for k, f in public.items() if callable(f) and not isinstance(f, type)}
+    assert len(functions) > 100
+    assert [name for name, f in functions.items() if "      >>> " not in f.__doc__] == []
+
+
 def test_every_name_in_the_algebra_tables_exists():
     rows = re.findall(r"^\| `(\w+)\(", ALGEBRA.read_text(encoding="utf-8"), re.MULTILINE)
     assert len(rows) > 20

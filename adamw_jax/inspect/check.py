@@ -124,6 +124,11 @@ def assert_contract(
 
     Args:
       tx, params, extra, tolerance: as in `check`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from adamw_jax import assert_contract, scale
+      >>> assert_contract(scale(2.0), {"w": jnp.ones(3)})
     """
     report = check(tx, params, extra=extra, tolerance=tolerance)
     if not report.ok:

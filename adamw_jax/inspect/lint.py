@@ -77,6 +77,10 @@ def assert_clean(
 
     Raises:
       ValueError: there are findings; the message lists them.
+
+    Example:
+      >>> from adamw_jax import adamw, assert_clean
+      >>> tx = assert_clean(adamw(1e-3))
     """
     findings = lint(tx, waive=waive)
     if findings:

@@ -23,6 +23,12 @@ def scale_by_adam(b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8):
       b2: decay of v, the average of g².
       eps: added outside the root [L/θ].
 
+    Example:
+      >>> from adamw_jax import scale_by_adam
+      >>> tx = scale_by_adam()
+      >>> round(tx.update(-3.0, tx.init(0.0))[0].item(), 4)
+      -1.0
+
     Reference: Kingma & Ba, "Adam: A Method for Stochastic Optimization", 2015,
     algorithm 1.
     """

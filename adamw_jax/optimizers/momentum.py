@@ -115,6 +115,13 @@ def lookahead_point(params, state):
     Args:
       params: the parameters that `nesterov` updates.
       state: its state.
+
+    Example:
+      >>> from adamw_jax import lookahead_point, nesterov
+      >>> tx = nesterov(0.5, 0.5)
+      >>> update, state = tx.update(1.0, tx.init(2.0), 2.0)
+      >>> float(lookahead_point(2.0 + update, state))
+      1.25
     """
     del state
     return params

@@ -141,7 +141,14 @@ def radam(
 
 
 def deviation(gradient, momentum):
-    """g - m."""
+    """g - m.
+
+    Example:
+      >>> from adamw_jax import deviation, identity, join, scale_by_momentum
+      >>> tx = join(deviation, gradient=identity(), momentum=scale_by_momentum(0.5))
+      >>> tx.update(4.0, tx.init(0.0))[0].item()
+      2.0
+    """
     return gradient - momentum
 
 
