@@ -75,7 +75,8 @@ def schedule_free(
     Args:
       tx: the step of z, learning rate included.
       learning_rate: the one in `tx`, which weighs the average.
-      b1: how close y is to the average, in (0, 1).
+      b1: how close y is to the average, in (0, 1).  It may not follow a schedule:
+        x is found from y and z by it.
       power: 0 weighs all steps alike, larger values the late ones more.
       weight_power: exponent of the largest learning rate so far.
 

@@ -105,10 +105,10 @@ def measure(case: Case, rounds: int) -> Summary:
 
         return stopwatch(many)
 
-    return ratio(lambda: block(case.watched), lambda: block(case.plain), rounds, setups=4)
+    return ratio(lambda: block(case.watched), lambda: block(case.plain), rounds, setups=10)
 
 
-def main(rounds: int = 3) -> None:
+def main(rounds: int = 2) -> None:
     lines = ["| watched / plain | bar | measured | quartiles |", "| :-- | --: | --: | --: |"]
     print(*lines, sep="\n")
     for case in CASES:
