@@ -142,19 +142,19 @@ def merge(op: Callable):
     def leafwise(updates, params):
         if not isinstance(updates, dict):
             raise TypeError(f"merge: got {type(updates).__name__}, no dict. Put a fork before it.")
-        if not _names(op, updates):
+        if not names_branches(op, updates):
             raise TypeError(
                 f"merge: the function's parameters are not the branches {', '.join(updates)}. "
                 "Name them alike, for example merge(lambda g, m: g + m)."
             )
-        return jax.tree.map(
-            lambda *xs: op(**dict(zip(updates, xs, strict=True))), *updates.values()
-        )
+        leaf = lambda *xs: op(**dict(zip(updates, xs, strict=True)))
+        return jax.tree.map(leaf, *updates.values())
 
     return optax.stateless(leafwise)
 
 
-def _names(op: Callable, branches: dict[str, Any]) -> bool:
+def names_branches(op: Callable, branches: dict[str, Any]) -> bool:
+    """Whether the parameters of `op` are named like the branches."""
     try:
         parameters = inspect.signature(op).parameters.values()
     except ValueError:  # some builtins have no signature
@@ -207,10 +207,10 @@ def join(op: Callable, **branches: optax.GradientTransformation):
     """
     if not branches:
         raise TypeError("join: got no branches. Name at least one.")
-    if not callable(op) or not (_names(op, branches) or _takes(op, branches)):
+    if not callable(op) or not (names_branches(op, branches) or _takes(op, branches)):
         raise TypeError(f"join: op is {op!r}. Pass a function of {', '.join(branches)} (arrays).")
     expect_parts("join", branches)
-    if _names(op, branches):
+    if names_branches(op, branches):
         leaf = lambda *xs: op(**dict(zip(branches, xs, strict=True)))
     else:
         leaf = op

@@ -7,7 +7,6 @@ optimizer takes.  Not imported by `adamw_jax` itself, which does without Flax.
 
 import dataclasses
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -16,7 +15,7 @@ from flax import nnx
 from flax.training import train_state
 
 from adamw_jax.averaging import eval_params
-from adamw_jax.transform import Transformation, lift, opened, slots
+from adamw_jax.transform import Transformation, keywords_of, lift, opened, slots
 from adamw_jax.trees import first_difference
 
 
@@ -173,5 +172,4 @@ def _reads_keywords(tx: Transformation) -> bool:
     inner = slots(tx).values()
     if not inner:
         return isinstance(tx.body, optax.GradientTransformationExtraArgs)
-    named = inspect.signature(tx.body.update).parameters.values()
-    return any(p.kind is p.KEYWORD_ONLY for p in named) or any(map(_reads_keywords, inner))
+    return bool(keywords_of(tx.body.update)) or any(map(_reads_keywords, inner))

@@ -142,10 +142,8 @@ def reset(
         raise TypeError("reset: got only one of tx and params. Give both or none.")
     if tx is None:
         return _replaced(state, names, _zeroed)
-    beginning: list[Any] = []
-    _replaced(
-        lift(tx, "reset").init(params), names, lambda node, owner, where: beginning.append(node)
-    )
+    begun, beginning = lift(tx, "reset").init(params), []
+    _replaced(begun, names, lambda node, owner, where: beginning.append(node))
     fresh = jax.tree.leaves(beginning)
 
     def begin(node, owner, where):

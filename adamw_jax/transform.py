@@ -11,7 +11,7 @@ The parts inside are run by `update_part`, without that ceremony.
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, overload
 
 import jax
@@ -75,7 +75,7 @@ class Transformation(Expression, optax.GradientTransformationExtraArgs):
                 "must return an optax.GradientTransformation."
             )
         if self.factory.declared["leafwise"] and not isinstance(built, Transformation):
-            extra = [p.name for p in _signature(built.update) if p.kind is p.KEYWORD_ONLY]
+            extra = keywords_of(built.update)
             if extra:
                 raise TypeError(
                     f"{name}: its update takes {extra[0]!r}, and it is declared leafwise. Drop "
@@ -117,11 +117,13 @@ class Transformation(Expression, optax.GradientTransformationExtraArgs):
         return self.leafwise and self.consumes == self.produces == "tree"
 
 
-def _signature(function: Callable) -> Iterable[inspect.Parameter]:
+def keywords_of(update: Callable) -> list[str]:
+    """The extra arguments that an update names."""
     try:
-        return inspect.signature(function).parameters.values()
-    except ValueError:  # some builtins have none
-        return ()
+        parameters = inspect.signature(update).parameters.values()
+    except ValueError:  # some builtins have no signature
+        return []
+    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
 
 
 def _is_arraylike(x: Any) -> bool:

@@ -154,7 +154,7 @@ def test_nothing_private_is_imported(module):
 
 @each_module
 def test_nothing_private_is_used(module):
-    # `jax._src.core.Tracer` needs no import of its own
+    # what is private can be reached from a public module without an import
     for node in ast.walk(SOURCES[module]):
         if isinstance(node, ast.Attribute):
             assert node.attr != "_src", ast.unparse(node)

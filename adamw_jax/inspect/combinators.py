@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from adamw_jax.combine import chain, fork, join, merge, pick, precondition
+from adamw_jax.combine import chain, fork, join, merge, names_branches, pick, precondition
 from adamw_jax.inspect.simplify import same, simplify
 from adamw_jax.inspect.walk import Scope, Value, Walk
 from adamw_jax.maps import divide
@@ -48,12 +48,9 @@ def _pick(walk: Walk, tx: Transformation, u: Value, scope: Scope, path: Path) ->
 
 def in_order(op: Callable, branches: dict[str, Any]) -> dict[str, Any]:
     """The branches as `op` takes them: by name, if its parameters are named like them."""
-    try:
-        parameters = inspect.signature(op).parameters
-    except ValueError:  # some builtins have no signature
+    if not names_branches(op, branches):
         return branches
-    named = set(branches) <= set(parameters)
-    return {name: branches[name] for name in parameters if name in branches} if named else branches
+    return {name: branches[name] for name in inspect.signature(op).parameters if name in branches}
 
 
 def _operate(walk: Walk, op: Any, branches: dict[str, ast.expr], path: Path) -> ast.expr:
