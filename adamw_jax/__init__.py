@@ -1,72 +1,22 @@
 """Optimizers as expressions over small pure gradient transformations."""
 
-from adamw_jax.averaging import eval_params, schedule_free
-from adamw_jax.basis import eigenbasis
-from adamw_jax.combine import chain, fork, interpolate, join, merge, pick, precondition
-from adamw_jax.corrections import bias_correction, rectify, root_bias_correction
-from adamw_jax.curvature import curvature, gauss_newton_bartlett, hutchinson
-from adamw_jax.decay import (
-    add_decoupled_weight_decay,
-    add_l2_gradient,
-    proximal_decay,
-    shrink,
-    shrink_after,
-)
-from adamw_jax.distance import by_distance, distance_root
-from adamw_jax.frugal import block_second_moment, default_blocks, factored_second_moment
-from adamw_jax.guard import (
-    cautious,
-    clip_by_age,
-    clip_by_leaf_norm,
-    clip_by_rms,
-    scale_by_parameter_rms,
-    update_rms,
-)
-from adamw_jax.inspect.check import assert_contract, check
-from adamw_jax.inspect.cost import Cost, cost
-from adamw_jax.inspect.describe import Description, describe
-from adamw_jax.inspect.diff import Change, Changes, diff
-from adamw_jax.inspect.equations import equations
-from adamw_jax.inspect.lint import assert_clean, lint
+from adamw_jax.core.combinators import chain, fork, interpolate, join, merge, pick, precondition
+from adamw_jax.core.diff import Change, Changes, diff
+from adamw_jax.core.numerics import add, divide
+from adamw_jax.core.routing import masked, route, routed, routes
+from adamw_jax.core.slots import expand, part, parts, replace, swap
+from adamw_jax.core.transformation import Transformation, transformation
+from adamw_jax.core.wrappers import delay, scheduled
+from adamw_jax.inspect.contract.check import assert_contract, check
+from adamw_jax.inspect.cost.cost import Cost, cost
+from adamw_jax.inspect.describe.describe import Description, describe
+from adamw_jax.inspect.equations.equations import equations
+from adamw_jax.inspect.lint.lint import assert_clean, lint
+from adamw_jax.inspect.lint.rules import Finding
 from adamw_jax.inspect.parse import parse
-from adamw_jax.inspect.rules import Finding
-from adamw_jax.lookahead import (
-    nesterov_average,
-    nesterov_trace,
-    previous_second_moment,
-    variance_reduction,
-    warming_nesterov,
-)
-from adamw_jax.maps import add, clip, divide, floor, identity, root, scale, sign, square
-from adamw_jax.matrix import View, default_matrices, orthogonalize, scale_by_shape
-from adamw_jax.moments import (
-    difference,
-    running_max,
-    scale_by_momentum,
-    second_moment,
-    sum_of_squares,
-)
-from adamw_jax.newton_schulz import Table
-from adamw_jax.nonfinite import skip_nonfinite
-from adamw_jax.observe import observe
+from adamw_jax.optimizers.adafactor import adafactor, adam_mini
 from adamw_jax.optimizers.adam import adam, adam_l2, adamw, scale_by_adam
-from adamw_jax.optimizers.adaptive import adagrad, rmsprop
-from adamw_jax.optimizers.extrapolation import adan, adopt, mars
-from adamw_jax.optimizers.frugal import adafactor, adam_mini
-from adamw_jax.optimizers.lion import lion, signum
-from adamw_jax.optimizers.momentum import (
-    heavy_ball,
-    lookahead_params,
-    lookahead_point,
-    momentum,
-    nesterov,
-    sgd,
-)
-from adamw_jax.optimizers.muon import muon
-from adamw_jax.optimizers.parameter_free import prodigy, schedule_free_adamw
-from adamw_jax.optimizers.soap import soap
-from adamw_jax.optimizers.sophia import sophia_g, sophia_h
-from adamw_jax.optimizers.variants import (
+from adamw_jax.optimizers.adam_variants import (
     adabelief,
     ademamix,
     amsgrad,
@@ -77,14 +27,70 @@ from adamw_jax.optimizers.variants import (
     radam,
     stable_adamw,
 )
-from adamw_jax.rescale import (
-    average,
-    clip_by_global_norm,
-    rms,
-    scale_by_learning_rate,
-    scale_by_rms,
+from adamw_jax.optimizers.adan import adan, adopt, mars
+from adamw_jax.optimizers.lion import lion, signum
+from adamw_jax.optimizers.momentum import (
+    heavy_ball,
+    lookahead_params,
+    lookahead_point,
+    momentum,
+    nesterov,
+    sgd,
 )
-from adamw_jax.routing import masked, route, routed, routes
+from adamw_jax.optimizers.muon import muon
+from adamw_jax.optimizers.rmsprop import adagrad, rmsprop
+from adamw_jax.optimizers.schedule_free import prodigy, schedule_free_adamw
+from adamw_jax.optimizers.soap import soap
+from adamw_jax.optimizers.sophia import sophia_g, sophia_h
+from adamw_jax.pieces.bias_correction import bias_correction, rectify, root_bias_correction
+from adamw_jax.pieces.cautious import cautious
+from adamw_jax.pieces.clipping import (
+    clip,
+    clip_by_age,
+    clip_by_global_norm,
+    clip_by_leaf_norm,
+    clip_by_rms,
+)
+from adamw_jax.pieces.eigenbasis import eigenbasis
+from adamw_jax.pieces.factored_moments import (
+    block_second_moment,
+    default_blocks,
+    factored_second_moment,
+)
+from adamw_jax.pieces.hessian import curvature, gauss_newton_bartlett, hutchinson
+from adamw_jax.pieces.moments import (
+    difference,
+    previous_second_moment,
+    running_max,
+    scale_by_momentum,
+    second_moment,
+    sum_of_squares,
+    variance_reduction,
+)
+from adamw_jax.pieces.nesterov import nesterov_average, nesterov_trace, warming_nesterov
+from adamw_jax.pieces.newton_schulz import Table
+from adamw_jax.pieces.orthogonalize import View, default_matrices, orthogonalize, scale_by_shape
+from adamw_jax.pieces.prodigy import by_distance, distance_root
+from adamw_jax.pieces.rms import average, rms, scale_by_rms, update_rms
+from adamw_jax.pieces.scaling import (
+    floor,
+    identity,
+    root,
+    scale,
+    scale_by_learning_rate,
+    scale_by_parameter_rms,
+    sign,
+    square,
+)
+from adamw_jax.pieces.schedule_free import schedule_free
+from adamw_jax.pieces.skip_nonfinite import skip_nonfinite
+from adamw_jax.pieces.weight_decay import (
+    add_decoupled_weight_decay,
+    add_l2_gradient,
+    proximal_decay,
+    shrink,
+    shrink_after,
+)
 from adamw_jax.schedules import (
     Schedule,
     ahead,
@@ -97,14 +103,14 @@ from adamw_jax.schedules import (
     schedule,
     warmup_stable_decay,
 )
-from adamw_jax.sharding import Placement, sharding_report, state_sharding
-from adamw_jax.slots import expand, part, parts, replace, swap
-from adamw_jax.state import Transplant, read, reset, transplant
-from adamw_jax.telemetry import metrics, probe
-from adamw_jax.timing import delay, scheduled
-from adamw_jax.torch_state import from_torch
-from adamw_jax.transform import Transformation, transformation
-from adamw_jax.writers import JSONLWriter, TensorBoardWriter
+from adamw_jax.state.evaluation import eval_params
+from adamw_jax.state.from_torch import from_torch
+from adamw_jax.state.read_and_reset import read, reset
+from adamw_jax.state.sharding import Placement, sharding_report, state_sharding
+from adamw_jax.state.transplant import Transplant, transplant
+from adamw_jax.telemetry.metrics import metrics, probe
+from adamw_jax.telemetry.observe import observe
+from adamw_jax.telemetry.writers import JSONLWriter, TensorBoardWriter
 
 __version__ = "0.1.0"
 

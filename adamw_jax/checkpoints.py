@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adamw_jax.digests import digest
-from adamw_jax.trees import is_bare, is_key, path_names, path_text
+from adamw_jax.core.digests import digest
+from adamw_jax.core.trees import is_bare, is_key, path_names, path_text
 
 try:
     import orbax.checkpoint as ocp
@@ -181,8 +181,6 @@ def _check(step: Any, tree: Any) -> None:
             )
 
 
-# --- leaves -------------------------------------------------------------------
-
 NUMBERS = bool | int | float | complex
 
 
@@ -223,9 +221,6 @@ def _like(leaf: Any, array: Any) -> Any:
     if isinstance(leaf, NUMBERS):  # as np.float64 is, too
         return type(leaf)(array[()])
     return array[()] if isinstance(leaf, np.generic) else array
-
-
-# --- records ------------------------------------------------------------------
 
 
 def _record(tree: Any, arrays: Any) -> dict[str, list]:

@@ -14,9 +14,9 @@ import optax
 from flax import nnx
 from flax.training import train_state
 
-from adamw_jax.averaging import eval_params
-from adamw_jax.transform import Transformation, keywords_of, lift, opened, slots
-from adamw_jax.trees import first_difference
+from adamw_jax.core.transformation import Transformation, keywords_of, lift, opened, slots
+from adamw_jax.core.trees import first_difference
+from adamw_jax.state.evaluation import eval_params
 
 
 def of_params(

@@ -14,9 +14,9 @@ from typing import Any, ParamSpec, overload
 import jax
 import jax.numpy as jnp
 
-from adamw_jax.domains import ASchedule, LearningRate, NonNegative, Steps
-from adamw_jax.expression import Expression, remember
-from adamw_jax.maps import divide
+from adamw_jax.core.domains import ASchedule, LearningRate, NonNegative, Steps
+from adamw_jax.core.expression import Expression, remember
+from adamw_jax.core.numerics import divide
 
 P = ParamSpec("P")
 
@@ -56,10 +56,14 @@ class Schedule(Expression):
 
 @overload
 def schedule(function: Callable[P, Callable]) -> Callable[P, Schedule]: ...
+
+
 @overload
 def schedule(
     *, equation: str | None = None
 ) -> Callable[[Callable[P, Callable]], Callable[P, Schedule]]: ...
+
+
 def schedule(function: Callable | None = None, *, equation: str | None = None) -> Any:
     """Makes a schedule factory remember its calls, as `transformation` does.
 

@@ -9,8 +9,8 @@ import optax
 import pytest
 
 import adamw_jax as aj
+from adamw_jax.inspect.contract.promises import PROPERTIES
 from adamw_jax.inspect.periodic import factories
-from adamw_jax.inspect.promises import PROPERTIES
 
 PARAMS = {
     "kernel": jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32),

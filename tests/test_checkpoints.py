@@ -23,7 +23,7 @@ from support import assert_equal
 
 import adamw_jax as aj
 from adamw_jax.checkpoints import Checkpoints
-from adamw_jax.digests import digest
+from adamw_jax.core.digests import digest
 from adamw_jax.flax import TrainState
 
 PROGRAM = Path(__file__).parent / "interrupted.py"

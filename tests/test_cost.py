@@ -18,7 +18,7 @@ from support import assert_equal, nothing
 from zoo import ROWS, rows
 
 import adamw_jax as aj
-from adamw_jax.inspect import hlo, machines
+from adamw_jax.inspect.cost import hlo, machines
 from adamw_jax.inspect.periodic import state_bytes
 
 ROOT = Path(__file__).parent.parent

@@ -6,9 +6,9 @@ import pytest
 import zoo
 
 import adamw_jax as aj
-from adamw_jax.inspect.facts import WORDS
+from adamw_jax.inspect.lint.facts import WORDS
+from adamw_jax.inspect.lint.rules import RULES
 from adamw_jax.inspect.periodic import factories
-from adamw_jax.inspect.rules import RULES
 
 LR = aj.scale_by_learning_rate(1e-3)
 ADAM = aj.scale_by_adam()

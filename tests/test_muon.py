@@ -12,7 +12,7 @@ from flax import linen, nnx
 from support import assert_equal, walk
 
 import adamw_jax as aj
-from adamw_jax.newton_schulz import TABLES
+from adamw_jax.pieces.newton_schulz import TABLES
 
 STACK = lambda path, leaf: aj.View(batch=1)
 

@@ -8,8 +8,8 @@ import pytest
 
 import adamw_jax as aj
 from adamw_jax import optimizers
+from adamw_jax.core.transformation import slots
 from adamw_jax.inspect import periodic
-from adamw_jax.transform import slots
 
 ROOT = Path(__file__).parent.parent
 ROWS = {row.optimizer: row for row in periodic.table()}

@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 from support import assert_equal
 
 import adamw_jax as aj
-from adamw_jax import trees
+from adamw_jax.core import trees
 
 # One axis for the data, one for the model, or both.
 MESHES = {"data": (8, 1), "model": (1, 8), "both": (4, 2)}

@@ -7,6 +7,8 @@ import tempfile
 from pathlib import Path
 
 WEIGHT_DECAY = 0.1
+
+
 INTERRUPTED = 130  # what a shell expects of a program stopped by Ctrl-C
 
 

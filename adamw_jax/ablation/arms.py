@@ -23,7 +23,11 @@ from adamw_jax import (
 )
 
 Build = Callable[[float], Transformation]
+
+
 BASELINE, CONTROL = "AdamW", "A/A control"
+
+
 NOTES = {
     BASELINE: "`m̂ / (√v̂ + ε) + λθ`, times `-lr`",
     CONTROL: "AdamW again, with other batches: any difference is noise",

@@ -17,7 +17,11 @@ from adamw_jax.ablation.sweep import Runs
 # Okabe and Ito's palette, distinguishable with any kind of colour vision, without
 # its yellow, which is not seen on white.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+
+
 MARKERS = ("o", "s", "^", "D", "v", "P", "p")
+
+
 INK, FAINT = "#333333", "#BBBBBB"
 
 

@@ -25,9 +25,17 @@ COLUMNS = (
     "Diverged",
     "B/param",
 )
+
+
 SUMMARY = ["arm", "rate", "edge", "accuracy", "accuracy_error", "loss", "loss_error"]
+
+
 SUMMARY += ["ratio", "low", "high", "p", "verdict", "diverged", "runs", "state_bytes"]
+
+
 SCORES = ["validation_loss", "validation_accuracy", "test_loss", "test_accuracy"]
+
+
 COLOURS = {"better": "green", "worse": "red", "baseline": "bold"}
 
 

@@ -11,11 +11,15 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from adamw_jax.expression import Expression
-from adamw_jax.transform import Transformation
+from adamw_jax.core.expression import Expression
+from adamw_jax.core.transformation import Transformation
 
 LONGEST = 20_000  # characters; far beyond any expression that a person would write
+
+
 WINDOW = 76  # characters of a line that an error shows
+
+
 EDITORS = ("expand", "part", "replace", "swap")  # what may be called and is no factory
 
 

@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from adamw_jax import optimizers
-from adamw_jax.combine import chain, fork, interpolate, join, merge, pick, precondition
-from adamw_jax.slots import parts
-from adamw_jax.timing import delay
-from adamw_jax.transform import Transformation, opened, slots
+from adamw_jax.core.combinators import chain, fork, interpolate, join, merge, pick, precondition
+from adamw_jax.core.slots import parts
+from adamw_jax.core.transformation import Transformation, opened, slots
+from adamw_jax.core.wrappers import delay
 
 
 class Row(NamedTuple):

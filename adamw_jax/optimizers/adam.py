@@ -5,13 +5,14 @@ AdamW is a fraction, minus a decay: m̂ / (√v̂ + ε) + λθ, times -lr.
 
 from typing import Any
 
-from adamw_jax.combine import chain
-from adamw_jax.corrections import bias_correction
-from adamw_jax.decay import add_decoupled_weight_decay, add_l2_gradient, shrink
-from adamw_jax.domains import Decay, LearningRate, NonNegative
-from adamw_jax.rescale import average, scale_by_learning_rate, scale_by_rms
+from adamw_jax.core.combinators import chain
+from adamw_jax.core.domains import Decay, LearningRate, NonNegative
+from adamw_jax.core.transformation import transformation
+from adamw_jax.pieces.bias_correction import bias_correction
+from adamw_jax.pieces.rms import average, scale_by_rms
+from adamw_jax.pieces.scaling import scale_by_learning_rate
+from adamw_jax.pieces.weight_decay import add_decoupled_weight_decay, add_l2_gradient, shrink
 from adamw_jax.schedules import relative
-from adamw_jax.transform import transformation
 
 
 @transformation

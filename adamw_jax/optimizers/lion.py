@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from adamw_jax.combine import interpolate
-from adamw_jax.decay import descend
-from adamw_jax.domains import Decay, LearningRate, NonNegative
-from adamw_jax.maps import sign
-from adamw_jax.moments import scale_by_momentum
-from adamw_jax.transform import transformation
+from adamw_jax.core.combinators import interpolate
+from adamw_jax.core.domains import Decay, LearningRate, NonNegative
+from adamw_jax.core.transformation import transformation
+from adamw_jax.pieces.moments import scale_by_momentum
+from adamw_jax.pieces.scaling import sign
+from adamw_jax.pieces.weight_decay import descend
 
 
 @transformation

@@ -3,13 +3,12 @@
 import jax
 import optax
 
-from adamw_jax.combine import chain
-from adamw_jax.domains import Decay, LearningRate
-from adamw_jax.lookahead import nesterov_trace
-from adamw_jax.maps import identity
-from adamw_jax.moments import scale_by_momentum
-from adamw_jax.rescale import scale_by_learning_rate
-from adamw_jax.transform import transformation
+from adamw_jax.core.combinators import chain
+from adamw_jax.core.domains import Decay, LearningRate
+from adamw_jax.core.transformation import transformation
+from adamw_jax.pieces.moments import scale_by_momentum
+from adamw_jax.pieces.nesterov import nesterov_trace
+from adamw_jax.pieces.scaling import identity, scale_by_learning_rate
 
 
 @transformation

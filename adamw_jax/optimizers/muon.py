@@ -2,16 +2,16 @@
 
 import optax
 
-from adamw_jax.combine import chain
-from adamw_jax.decay import add_decoupled_weight_decay
-from adamw_jax.domains import Decay, Flag, LearningRate, NonNegative
-from adamw_jax.lookahead import nesterov_trace
-from adamw_jax.matrix import Views, default_matrices, orthogonalize, scale_by_shape
-from adamw_jax.moments import scale_by_momentum
+from adamw_jax.core.combinators import chain
+from adamw_jax.core.domains import Decay, Flag, LearningRate, NonNegative
+from adamw_jax.core.routing import routed
+from adamw_jax.core.transformation import transformation
 from adamw_jax.optimizers.adam import adamw
-from adamw_jax.rescale import scale_by_learning_rate
-from adamw_jax.routing import routed
-from adamw_jax.transform import transformation
+from adamw_jax.pieces.moments import scale_by_momentum
+from adamw_jax.pieces.nesterov import nesterov_trace
+from adamw_jax.pieces.orthogonalize import Views, default_matrices, orthogonalize, scale_by_shape
+from adamw_jax.pieces.scaling import scale_by_learning_rate
+from adamw_jax.pieces.weight_decay import add_decoupled_weight_decay
 
 
 @transformation

@@ -2,16 +2,16 @@
 
 from typing import Any
 
-from adamw_jax.basis import eigenbasis
-from adamw_jax.combine import chain, precondition
-from adamw_jax.corrections import root_bias_correction
-from adamw_jax.decay import shrink_after
-from adamw_jax.domains import Count, Decay, LearningRate, NonNegative
-from adamw_jax.maps import identity, root
-from adamw_jax.moments import second_moment
-from adamw_jax.rescale import average, scale_by_learning_rate
-from adamw_jax.timing import delay
-from adamw_jax.transform import transformation
+from adamw_jax.core.combinators import chain, precondition
+from adamw_jax.core.domains import Count, Decay, LearningRate, NonNegative
+from adamw_jax.core.transformation import transformation
+from adamw_jax.core.wrappers import delay
+from adamw_jax.pieces.bias_correction import root_bias_correction
+from adamw_jax.pieces.eigenbasis import eigenbasis
+from adamw_jax.pieces.moments import second_moment
+from adamw_jax.pieces.rms import average
+from adamw_jax.pieces.scaling import identity, root, scale_by_learning_rate
+from adamw_jax.pieces.weight_decay import shrink_after
 
 
 @transformation

@@ -4,13 +4,14 @@ from typing import Any
 
 import optax
 
-from adamw_jax.combine import chain, precondition
-from adamw_jax.curvature import curvature, gauss_newton_bartlett, hutchinson
-from adamw_jax.decay import descend
-from adamw_jax.domains import Count, Decay, LearningRate, NonNegative
-from adamw_jax.maps import clip, floor, scale
-from adamw_jax.moments import scale_by_momentum
-from adamw_jax.transform import transformation
+from adamw_jax.core.combinators import chain, precondition
+from adamw_jax.core.domains import Count, Decay, LearningRate, NonNegative
+from adamw_jax.core.transformation import transformation
+from adamw_jax.pieces.clipping import clip
+from adamw_jax.pieces.hessian import curvature, gauss_newton_bartlett, hutchinson
+from adamw_jax.pieces.moments import scale_by_momentum
+from adamw_jax.pieces.scaling import floor, scale
+from adamw_jax.pieces.weight_decay import descend
 
 
 @transformation

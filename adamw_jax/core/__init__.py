@@ -1,0 +1,1 @@
+"""Core: what an expression is, and the one interpreter that everything else reads it by."""

@@ -1,0 +1,271 @@
+"""Routing: which transformation updates which leaf.
+
+`masked` splits a tree in two by a mask, `route` in any number by ordered rules
+on path and leaf.  Every leaf belongs to exactly one route, and `routes` lists
+them all.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import optax
+
+from adamw_jax.core import trees
+from adamw_jax.core.combinators import expect_parts
+from adamw_jax.core.slots import states_of
+from adamw_jax.core.transformation import (
+    Transformation,
+    init_part,
+    lift,
+    opened,
+    slots,
+    transformation,
+    update_part,
+)
+
+Matcher = str | Callable[[str, Any], Any]
+
+
+def _run_selected(tx, flags, updates, state, params, extra):
+    """`tx` on the flagged leaves alone; the others are no leaves to it."""
+    few = None if params is None else trees.select(params, flags)
+    if params is not None:
+        of_few = lambda x: _of_selected(x, few, params, flags) if callable(x) else x
+        extra = {name: of_few(x) for name, x in extra.items()}
+    return update_part(tx, trees.select(updates, flags), state, few, extra)
+
+
+def _of_selected(function: Callable, few: Any, params: Any, flags: list[bool]) -> Callable:
+    """A function of all parameters (a loss) as one of the selected, the others fixed."""
+
+    def whole(x):
+        alike = jax.tree.structure(x) == jax.tree.structure(few)
+        return trees.put_back(x, params, flags) if alike else x
+
+    return lambda *arguments, **keywords: function(*map(whole, arguments), **keywords)
+
+
+@transformation
+def masked(tx: optax.GradientTransformation, mask: Any):
+    """Applies `tx` to the leaves where `mask` is True; the others pass unchanged.
+
+    Args:
+      tx: what to apply.
+      mask: a tree of bools shaped like the parameters or a prefix of them, or
+        a function from parameters to such a tree.
+
+    State: {"tx": the state of `tx`, with `optax.MaskedNode()` for the others}.
+
+    Raises:
+      ValueError: the mask does not fit the parameters, or holds something else
+        than bools.
+
+    Example:
+      >>> from adamw_jax import masked, scale
+      >>> tx = masked(scale(2.0), {"a": True, "b": False})
+      >>> g = {"a": 1.0, "b": 1.0}
+      >>> {name: float(u) for name, u in tx.update(g, tx.init(g))[0].items()}
+      {'a': 2.0, 'b': 1.0}
+    """
+    expect_parts("masked", {"tx": tx})
+    trees.check_mask("masked", mask)
+
+    def init(params):
+        flags = trees.mask_flags("masked", mask, params)
+        return {"tx": init_part(tx, trees.select(params, flags))}
+
+    def update(updates, state, params=None, **extra):
+        flags = trees.mask_flags("masked", mask, updates if params is None else params)
+        inner = states_of("masked", ("tx",), state)["tx"]
+        chosen, new = _run_selected(tx, flags, updates, inner, params, extra)
+        return trees.put_back(chosen, updates, flags), {"tx": new}
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _matches(matcher: Matcher, path: str, leaf: Any) -> bool:
+    if isinstance(matcher, str):
+        return re.search(matcher, path) is not None
+    return bool(matcher(path, leaf))
+
+
+def assign(matchers: Sequence[Matcher], names: Sequence[str], tree: Any) -> list[str]:
+    """The name of the route of every leaf: the first matcher that holds, else the last name."""
+    found = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        text = trees.path_text(path)
+        hits = (n for m, n in zip(matchers, names, strict=False) if _matches(m, text, leaf))
+        found.append(next(hits, names[-1]))
+    return found
+
+
+@transformation
+def routed(
+    matchers: tuple[Matcher, ...],
+    optional: tuple[str, ...] = (),
+    /,
+    **branches: optax.GradientTransformation,
+):
+    """`route` written out: one branch a matcher in order, and a last one for the rest.
+
+    Args:
+      matchers: as the rules of `route`.
+      optional: names of branches that may get no leaf.
+      **branches: the transformations, by the names of their routes.
+
+    State: a dict of the branches' states, with `optax.MaskedNode()` for leaves
+    of other routes.
+
+    Example:
+      >>> from adamw_jax import expand, route, scale
+      >>> expand(route([("kernel", scale(2.0))], default=scale(1.0)))
+      routed(('kernel',), rule0=scale(2.0), default=scale(1.0))
+    """
+    expect_parts("routed", branches)
+    names = tuple(branches)
+
+    def init(params):
+        owners = assign(matchers, names, params)
+        for matcher, name in zip(matchers, names, strict=False):
+            if owners and name not in owners and name not in optional:
+                paths = [trees.path_text(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
+                raise ValueError(
+                    f"route: the rule {name!r} ({matcher!r}) matches no parameter that an earlier "
+                    f"rule has not taken. Correct or remove it; the paths are {', '.join(paths)}."
+                )
+        chosen = lambda name: trees.select(params, [owner == name for owner in owners])
+        return {name: init_part(branch, chosen(name)) for name, branch in branches.items()}
+
+    def update(updates, state, params=None, **extra):
+        owners = assign(matchers, names, updates if params is None else params)
+        states, new = states_of("route", names, state), {}
+        for name, branch in branches.items():
+            flags = [owner == name for owner in owners]
+            chosen, new[name] = _run_selected(branch, flags, updates, states[name], params, extra)
+            updates = trees.put_back(chosen, updates, flags)
+        return updates, new
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+@transformation
+def route(rules: Sequence[tuple], default: Any):
+    """Sends every leaf to the transformation of the first rule that matches it.
+
+    Args:
+      rules: ordered `(matcher, transformation)` pairs, or `(name, matcher,
+        transformation)` triples that also name the route.  A matcher is a
+        regular expression searched in the path ("layers/0/kernel"), or a
+        function of path and leaf.
+      default: the transformation of all other leaves, or a pair of its name
+        and it.  Use `optax.set_to_zero()` to freeze them; frozen leaves hold
+        no state.
+
+    A function among the extra arguments of `update` (the loss that Sophia takes)
+    is one of all parameters, also for a route that sees some of them.
+
+    State: a dict of the routes' states.
+
+    Raises:
+      ValueError: a rule matches nothing (at `init`), or is not of that form.
+
+    Example:
+      >>> from adamw_jax import adamw, route, routes, sgd
+      >>> tx = route([("vectors", "bias$", sgd(0.1))], default=("rest", adamw(1e-3)))
+      >>> routes(tx, {"kernel": 1.0, "bias": 0.0})
+      {'bias': 'vectors', 'kernel': 'rest'}
+    """
+    named = [_named_rule(i, rule) for i, rule in enumerate(_sequence(rules))]
+    last = _named_default(default)
+    branches = {name: tx for name, _, tx in named} | dict([last])
+    if len(branches) != len(named) + 1:
+        raise ValueError(
+            f"route: two routes share a name among {[name for name, *_ in [*named, last]]}. "
+            "Give each its own."
+        )
+    return routed(tuple(matcher for _, matcher, _ in named), **branches)
+
+
+def _sequence(rules: Any) -> Sequence:
+    if not isinstance(rules, list | tuple) or isinstance(rules, optax.GradientTransformation):
+        raise TypeError(
+            f"route: rules is {rules!r}. Pass a list of (matcher, transformation) pairs."
+        )
+    return rules
+
+
+def _named_rule(index: int, rule: Any) -> tuple[str, Matcher, Any]:
+    """A rule as (name, matcher, transformation)."""
+    is_rule = isinstance(rule, tuple | list) and len(rule) in (2, 3)
+    if not is_rule or isinstance(rule, optax.GradientTransformation):  # which is a pair, too
+        raise TypeError(
+            f"route: rule {index} is {rule!r}. Write (matcher, transformation) or "
+            "(name, matcher, transformation)."
+        )
+    name, matcher, tx = rule if len(rule) == 3 else (f"rule{index}", *rule)
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"route: rule {index} is named {name!r}. Name it with a word.")
+    if isinstance(matcher, str):
+        try:
+            re.compile(matcher)
+        except re.error as error:
+            raise ValueError(
+                f"route: {matcher!r} is no regular expression: {error}. Correct it."
+            ) from None
+    elif not callable(matcher):
+        raise TypeError(
+            f"route: the matcher of {name!r} is {matcher!r}. Pass a regular expression, or a "
+            "function of path and leaf."
+        )
+    return name, matcher, tx
+
+
+def _named_default(default: Any) -> tuple[str, Any]:
+    if isinstance(default, optax.GradientTransformation):
+        return "default", default
+    if isinstance(default, tuple | list) and len(default) == 2 and isinstance(default[0], str):
+        return default[0], default[1]
+    raise TypeError(
+        f"route: default is {default!r}. Pass a transformation, or a pair of a name and one."
+    )
+
+
+def routes(tx: optax.GradientTransformation, params: Any) -> dict[str, str]:
+    """Every parameter's path with the name of its route; "all" where nothing is routed.
+
+    Routes within routes are joined by dots.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from adamw_jax import muon, routes
+      >>> routes(muon(0.02), {"kernel": jnp.ones((4, 4)), "bias": jnp.ones(4)})
+      {'bias': 'adamw', 'kernel': 'muon'}
+    """
+    trees.check_parameters("routes", params)
+    names = _routes(lift(tx, "routes"), trees.widen(params))  # as init shows them to the rules
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {
+        trees.path_text(path): name or "all" for (path, _), name in zip(leaves, names, strict=True)
+    }
+
+
+def _routes(tx: Transformation, params: Any) -> list[str]:
+    tx = opened(tx)
+    count = len(jax.tree.leaves(params))
+    if tx.factory is not routed:
+        inner = [_routes(part, params) for part in slots(tx).values() if not _reshapes(tx)]
+        return next((names for names in inner if any(names)), [""] * count)
+    branches = slots(tx)
+    owners = assign(tx.arguments["matchers"], tuple(branches), params)
+    out = []
+    for i, owner in enumerate(owners):
+        flags = [other == owner for other in owners]
+        inside = _routes(branches[owner], trees.select(params, flags))
+        out.append(".".join(filter(None, (owner, inside[sum(flags[:i])]))))
+    return out
+
+
+def _reshapes(tx: Transformation) -> bool:
+    return tx.factory is masked  # its part sees fewer leaves

@@ -1,0 +1,104 @@
+"""Timing: parts that begin late, and hyperparameters that change with the step."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from adamw_jax.core.combinators import expect_parts
+from adamw_jax.core.domains import Count
+from adamw_jax.core.numerics import Counter, count_up
+from adamw_jax.core.slots import expect_state, part, replace
+from adamw_jax.core.transformation import Transformation, init_part, transformation, update_part
+
+
+class TimedState(NamedTuple):
+    count: Counter
+    tx: Any
+
+
+@transformation(
+    leafwise=True, equation="tx(u, t=t - steps) if t > steps else 0", traits=("wrapper",)
+)
+def delay(tx: optax.GradientTransformation, steps: Count = 1):
+    """u -> 0 for the first `steps` updates, then tx(u), which has seen nothing before.
+
+    Args:
+      tx: what begins late.
+      steps: how many updates it misses.
+
+    State: `count`, the number of updates so far; `tx`.
+
+    Example:
+      >>> from adamw_jax import delay, identity
+      >>> tx = delay(identity())
+      >>> update, state = tx.update(3.0, tx.init(0.0))
+      >>> update.item(), tx.update(3.0, state)[0].item()
+      (0.0, 3.0)
+    """
+    expect_parts("delay", {"tx": tx})
+
+    def init(params):
+        return TimedState(jnp.zeros((), jnp.int32), init_part(tx, params))
+
+    def update(updates, state, params=None, **extra):
+        expect_state("delay", TimedState, state)
+        begun = state.count >= steps
+        out, new = update_part(tx, updates, state.tx, params, extra)
+        choose = lambda x, y: jnp.where(begun, x, y)
+        out = jax.tree.map(lambda u: choose(u, 0), out)
+        return out, TimedState(count_up(state.count), jax.tree.map(choose, new, state.tx))
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+@transformation
+def scheduled(tx: optax.GradientTransformation, path: str = "", /, **schedules: Callable):
+    """Lets hyperparameters of any part follow a schedule.
+
+    An expression is data, so this is no more than `replace(tx, path,
+    name=schedule(t - 1))` at every update.
+
+    Args:
+      tx: the transformation.
+      path: the part whose hyperparameters change; "" for `tx` itself.
+      **schedules: functions of the number of earlier updates, by the name of
+        the hyperparameter.
+
+    State: `count`, the number of updates so far; `tx`.
+
+    Raises:
+      KeyError: there is no such part.
+      TypeError: the part has no such hyperparameter.
+
+    Example:
+      >>> from adamw_jax import linear_warmup, scale, scheduled
+      >>> tx = scheduled(scale(1.0), factor=linear_warmup(1.0, 2))
+      >>> update, state = tx.update(4.0, tx.init(0.0))
+      >>> update.item(), tx.update(4.0, state)[0].item()
+      (0.0, 2.0)
+    """
+    expect_parts("scheduled", {"tx": tx})
+    known = part(tx, path)
+    numbers = {k: x for k, x in known.arguments.items() if not isinstance(x, Transformation)}
+    for name, function in schedules.items():
+        if name not in numbers or not callable(function):
+            raise TypeError(
+                f"scheduled: {known.factory.__name__} has no {name!r} that {function!r} could set. "
+                f"Give a schedule for one of: {', '.join(numbers) or 'the parts inside it'}."
+            )
+    # What stands around the part may not outlive the change: now, not at the first step.
+    replace(tx, path, **{name: numbers[name] for name in schedules})
+
+    def init(params):
+        return TimedState(jnp.zeros((), jnp.int32), init_part(tx, params))
+
+    def update(updates, state, params=None, **extra):
+        expect_state("scheduled", TimedState, state)
+        values = {name: function(state.count) for name, function in schedules.items()}
+        out, new = update_part(replace(tx, path, **values), updates, state.tx, params, extra)
+        return out, TimedState(count_up(state.count), new)
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,1 @@
+"""Contract: what every piece promises, and the check that it keeps it."""

@@ -1,0 +1,1 @@
+"""Cost: what a step costs on a machine that need not be there."""

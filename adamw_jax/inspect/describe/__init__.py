@@ -1,0 +1,1 @@
+"""Describe: what an optimizer will do to each of the parameters."""

@@ -1,0 +1,222 @@
+"""A report on an optimizer for given parameters, before training.
+
+Every leaf with its route, decay, learning rate and state; bytes for each
+parameter; and what looks like a mistake.  Nothing is allocated.
+"""
+
+import dataclasses
+import math
+import sys
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from adamw_jax.core import trees
+from adamw_jax.core.routing import routes
+from adamw_jax.core.transformation import Transformation, lift
+from adamw_jax.inspect.describe import advice, report
+from adamw_jax.schedules import Schedule
+from adamw_jax.state.layout import Held, Reach, lenient, reaches, state, undecided
+
+DECAYS = {"decoupled_decay", "l2", "decay_after_rate"}
+
+
+class Leaf(NamedTuple):
+    """One parameter.
+
+    Attributes:
+      path, shape, dtype, size: of the parameter.
+      route: the route it takes, "all" where nothing is routed, "undecided"
+        where no rule can tell.
+      weight_decay: λ, 0 if it is not decayed.
+      learning_rate: its learning rate, at the peak of a schedule; None if it
+        has none or the schedule does not know its peak.
+      multiplier: its learning rate relative to that of most parameters.
+      state: the arrays of state that belong to it.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: Any
+    size: int
+    route: str
+    weight_decay: Any
+    learning_rate: float | None
+    multiplier: float | None
+    state: tuple[Held, ...]
+
+    @property
+    def decayed(self) -> bool:
+        return not _is_zero(self.weight_decay)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of its state."""
+        return sum(held.bytes for held in self.state)
+
+
+class Totals(NamedTuple):
+    """Sums over all parameters.
+
+    Attributes:
+      parameters: how many numbers.
+      parameter_bytes: their bytes.
+      state_bytes: bytes of the state that belongs to parameters.
+      overhead_bytes: bytes of counts, keys and other scalars.
+      by_piece: state bytes for each parameter, by the path of the piece.
+      by_route: numbers in each route.
+    """
+
+    parameters: int
+    parameter_bytes: int
+    state_bytes: int
+    overhead_bytes: int
+    by_piece: dict[str, float]
+    by_route: dict[str, int]
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Description:
+    """What `describe` returns: printed it is the report, and its parts can be asked for.
+
+    Attributes:
+      expression: the optimizer.
+      leaves: one `Leaf` a parameter.
+      totals: sums over them.
+      warnings: what looks like a mistake, one sentence each.
+    """
+
+    expression: Transformation
+    leaves: tuple[Leaf, ...]
+    totals: Totals
+    warnings: tuple[str, ...]
+
+    @property
+    def bytes_per_parameter(self) -> float:
+        """Bytes of state for each parameter; float32 AdamW has 8."""
+        return sum(self.totals.by_piece.values())
+
+    def __str__(self):
+        return report.text(self)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return report.html(self)
+
+
+def describe(tx: optax.GradientTransformation, params: Any) -> Description:
+    """What an optimizer will do to each of the parameters, and what it will keep for them.
+
+    Args:
+      tx: the optimizer.
+      params: the parameters, or their shapes and dtypes
+        (`jax.eval_shape(init, ...)`): any pytree, Linen variables with or
+        without boxes, an NNX module (its `nnx.Param`) or state.
+
+    Raises:
+      TypeError: `tx` is not a gradient transformation.
+      ValueError: a leaf is no floating-point array, or `tx.init` would raise for
+        another reason than one that is reported as a warning.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from adamw_jax import adamw, describe
+      >>> found = describe(adamw(1e-3), {"kernel": jax.ShapeDtypeStruct((4, 4), jnp.float32)})
+      >>> found.bytes_per_parameter
+      8.0
+    """
+    tx, params = lift(tx, "describe"), _trained(params)
+    trees.check_parameters("describe", params)
+    doubtful = undecided(tx, params)
+    count = len(jax.tree.leaves(params))
+    decided = [i for i in range(count) if i not in doubtful]
+    known = trees.select(params, [i not in doubtful for i in range(count)]) if doubtful else params
+    seen = [r._replace(leaves=tuple(decided[i] for i in r.leaves)) for r in reaches(tx, known)]
+    held = [
+        h if h.leaf is None else h._replace(leaf=decided[h.leaf]) for h in state(lenient(tx), known)
+    ]
+    names = dict(zip(decided, routes(tx, known).values(), strict=True))
+    leaves = _leaves(params, seen, held, names)
+    warnings = advice.warnings(seen, held, leaves, jax.tree.leaves(params), doubtful)
+    return Description(tx, leaves, _totals(leaves, held), tuple(warnings))
+
+
+def _trained(params: Any) -> Any:
+    """Of an NNX module the parameters; all else is that already."""
+    nnx = sys.modules.get("flax.nnx")  # where there is a module, it is loaded
+    return nnx.state(params, nnx.Param) if nnx and isinstance(params, nnx.Module) else params
+
+
+def _leaves(params, seen: list[Reach], held: list[Held], names: dict[int, str]) -> tuple[Leaf, ...]:
+    flat = jax.tree_util.tree_leaves_with_path(params)
+    rates = [_learning_rate(seen, i) for i in range(len(flat))]
+    relative = _multipliers(rates, [math.prod(jnp.shape(x)) for _, x in flat])
+    return tuple(
+        Leaf(
+            path=trees.path_text(path),
+            shape=tuple(jnp.shape(x)),
+            dtype=jnp.dtype(trees.dtype_of(x)),
+            size=math.prod(jnp.shape(x)),
+            route=names.get(i, "undecided"),
+            weight_decay=_weight_decay(seen, i),
+            learning_rate=rates[i],
+            multiplier=relative[i],
+            state=tuple(h for h in held if h.leaf == i),
+        )
+        for i, (path, x) in enumerate(flat)
+    )
+
+
+def _multipliers(rates: list[float | None], sizes: list[int]) -> list[float | None]:
+    """Rates relative to the one that most parameters have."""
+    total: dict[float, int] = {}
+    for rate, size in zip(rates, sizes, strict=True):
+        if rate:
+            total[rate] = total.get(rate, 0) + size
+    base = max(total, key=lambda rate: total[rate], default=1.0)
+    return [None if rate is None else rate / base for rate in rates]
+
+
+def _is_zero(value: Any) -> bool:
+    return not isinstance(value, jax.core.Tracer) and bool(np.all(np.asarray(value) == 0))
+
+
+def _weight_decay(seen: list[Reach], leaf: int) -> Any:
+    pieces = [r.piece for r in seen if leaf in r.leaves and DECAYS & set(r.traits)]
+    values = [piece.arguments.get("weight_decay") for piece in pieces]
+    return next((value for value in values if not _is_zero(value)), 0.0)
+
+
+def _learning_rate(seen: list[Reach], leaf: int) -> float | None:
+    """The product of the rates, and of the factors, that a leaf's update passes through."""
+    mine = [r for r in seen if leaf in r.leaves]
+    rates = [r.piece.arguments.get("learning_rate") for r in mine if "learning_rate" in r.traits]
+    rates = [rate.peak if isinstance(rate, Schedule) else rate for rate in rates]
+    factors = [r.piece.arguments.get("factor") for r in mine if "scale" in r.traits and r.stage]
+    values: list[Any] = [*rates, *factors]
+    if not rates or not all(isinstance(value, float | int) for value in values):
+        return None
+    return abs(math.prod(values))
+
+
+def _totals(leaves: tuple[Leaf, ...], held: list[Held]) -> Totals:
+    parameters = sum(leaf.size for leaf in leaves)
+    by_piece: dict[str, float] = {}
+    for h in held:
+        if h.leaf is not None:
+            by_piece[h.path] = by_piece.get(h.path, 0) + h.bytes / max(parameters, 1)
+    by_route: dict[str, int] = {}
+    for leaf in leaves:
+        by_route[leaf.route] = by_route.get(leaf.route, 0) + leaf.size
+    return Totals(
+        parameters=parameters,
+        parameter_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in leaves),
+        state_bytes=sum(leaf.bytes for leaf in leaves),
+        overhead_bytes=sum(h.bytes for h in held if h.leaf is None),
+        by_piece=by_piece,
+        by_route=by_route,
+    )

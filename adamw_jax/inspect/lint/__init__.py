@@ -1,0 +1,1 @@
+"""Lint: mistakes of order, found before anything runs."""

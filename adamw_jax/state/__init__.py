@@ -1,0 +1,1 @@
+"""State: where it is, how to read, reset, carry, share and evaluate it."""

@@ -1,0 +1,1 @@
+"""Telemetry: what an optimizer tells of itself while it trains."""
