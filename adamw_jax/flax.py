@@ -14,7 +14,8 @@ import optax
 from flax import nnx
 from flax.training import train_state
 
-from adamw_jax.core.transformation import Transformation, keywords_of, lift, opened, slots
+from adamw_jax.core.flow import opened, slots
+from adamw_jax.core.transformation import Transformation, keywords_of, lift
 from adamw_jax.core.trees import first_difference
 from adamw_jax.state.evaluation import eval_params
 

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import adamw_jax as aj
-from adamw_jax.core.transformation import opened
+from adamw_jax.core.flow import opened
 from adamw_jax.inspect.periodic import factories
 
 EPS = "direction.denominator.root"

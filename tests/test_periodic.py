@@ -8,7 +8,7 @@ import pytest
 
 import adamw_jax as aj
 from adamw_jax import optimizers
-from adamw_jax.core.transformation import slots
+from adamw_jax.core.flow import slots
 from adamw_jax.inspect import periodic
 
 ROOT = Path(__file__).parent.parent

@@ -13,7 +13,8 @@ the output of the first.  The algebra therefore has two directions.
 * `interpolate(weight, a)` mixes a branch with its input.
 
 State mirrors the expression: a tuple for positional parts, a dict for named ones.
-Which leaf gets which transformation is the subject of `adamw_jax.routing`.
+Which leaf gets which transformation is the subject of `adamw_jax.core.routing`.
+The body of each is its flow, which everything else reads: see `adamw_jax.core.flow`.
 """
 
 import functools
@@ -21,37 +22,16 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import jax
 import optax
 
 from adamw_jax.core.domains import Fraction
-from adamw_jax.core.numerics import divide, rotate
-from adamw_jax.core.slots import states_of
-from adamw_jax.core.transformation import Transformation, init_part, transformation, update_part
-from adamw_jax.core.trees import branches_of, cast
+from adamw_jax.core.flow import each
+from adamw_jax.core.numerics import divide, like, rotate, rotate_back
+from adamw_jax.core.transformation import combinator, expect_parts
+from adamw_jax.core.trees import branches_of
 
 
-def expect_parts(name: str, stages: dict[str, Any]) -> None:
-    """Raises where a stage is not a transformation or its name cannot be a slot."""
-    for key, stage in stages.items():
-        if not isinstance(stage, Transformation):
-            raise TypeError(
-                f"{name}: {key!r} is {stage!r}, not a gradient transformation. "
-                "Pass a piece, for example identity()."
-            )
-        if "." in key:
-            raise TypeError(f"{name}: the name {key!r} holds a dot. Dots separate slots in a path.")
-
-
-def _as_first(parts: list[Transformation]) -> str:
-    return parts[0].consumes if parts else "tree"
-
-
-def _as_last(parts: list[Transformation]) -> str:
-    return parts[-1].produces if parts else "tree"
-
-
-@transformation(leafwise=True, consumes=_as_first, produces=_as_last)
+@combinator
 def chain(*stages: optax.GradientTransformation, **named: optax.GradientTransformation):
     """u -> last(...second(first(u))): each stage sees what the one before returns.
 
@@ -75,36 +55,16 @@ def chain(*stages: optax.GradientTransformation, **named: optax.GradientTransfor
         raise TypeError("chain: some stages are named and others are not. Name all or none.")
     parts = named or {str(i): stage for i, stage in enumerate(stages)}
     expect_parts("chain", parts)
-    mirror = dict if named else lambda states: tuple(states.values())
 
-    def init(params):
-        return mirror({name: init_part(part, params) for name, part in parts.items()})
+    def flow(run, u):
+        for slot in parts:
+            u = run(slot, u)
+        return u
 
-    def update(updates, state, params=None, **extra):
-        states, new = states_of("chain", tuple(parts), state, listed=not named), {}
-        for name, part in parts.items():
-            updates, new[name] = update_part(part, updates, states[name], params, extra)
-        return updates, mirror(new)
-
-    return optax.GradientTransformationExtraArgs(init, update)
+    return flow
 
 
-def _side_by_side(branches: dict[str, Transformation], join: Callable[[dict[str, Any]], Any]):
-    """Every branch sees the same input; `join` makes one result of theirs."""
-
-    def init(params):
-        return {name: init_part(branch, params) for name, branch in branches.items()}
-
-    def update(updates, state, params=None, **extra):
-        states, out, new = states_of("fork", tuple(branches), state), {}, {}
-        for name, branch in branches.items():
-            out[name], new[name] = update_part(branch, updates, states[name], params, extra)
-        return join(out), new
-
-    return optax.GradientTransformationExtraArgs(init, update)
-
-
-@transformation(leafwise=True, consumes=_as_first, produces="fork")
+@combinator
 def fork(**branches: optax.GradientTransformation):
     """u -> {name: branch(u)}: every branch sees the same input.
 
@@ -119,10 +79,10 @@ def fork(**branches: optax.GradientTransformation):
       6.0
     """
     expect_parts("fork", branches)
-    return _side_by_side(branches, lambda out: out)
+    return lambda run, u: {name: run(name, u) for name in branches}
 
 
-@transformation(leafwise=True, consumes="fork")
+@combinator
 def merge(op: Callable):
     """{name: tree} -> op(name=leaf, ...), leaf by leaf: makes one tree of a fork.
 
@@ -138,19 +98,32 @@ def merge(op: Callable):
       >>> tx.update(3.0, tx.init(0.0))[0].item()
       -3.0
     """
+    names = _parameters(op)
 
-    def leafwise(updates, params):
-        if not isinstance(updates, dict):
-            raise TypeError(f"merge: got {type(updates).__name__}, no dict. Put a fork before it.")
-        if not names_branches(op, updates):
+    def flow(run, u):
+        there = u if isinstance(u, dict) else dict.fromkeys(names)
+        if not names_branches(op, there):
             raise TypeError(
-                f"merge: the function's parameters are not the branches {', '.join(updates)}. "
+                f"merge: the function's parameters are not the branches {', '.join(there)}. "
                 "Name them alike, for example merge(lambda g, m: g + m)."
             )
-        leaf = lambda *xs: op(**dict(zip(updates, xs, strict=True)))
-        return jax.tree.map(leaf, *updates.values())
+        return each(by_name(op, there), *branches_of("merge", u, *there))
 
-    return optax.stateless(leafwise)
+    return flow
+
+
+def _parameters(op: Callable) -> list[str]:
+    """The parameters of a function that have no default."""
+    try:
+        parameters = inspect.signature(op).parameters.values()
+    except ValueError:  # some builtins have no signature
+        return []
+    return [p.name for p in parameters if p.default is p.empty]
+
+
+def by_name(op: Callable, names: Iterable[str]) -> Callable:
+    """The function with its arguments in the order of some names, which are its parameters'."""
+    return functools.wraps(op)(lambda *xs: op(**dict(zip(names, xs, strict=True))))
 
 
 def names_branches(op: Callable, branches: dict[str, Any]) -> bool:
@@ -173,7 +146,7 @@ def _takes(op: Callable, arguments: Iterable) -> bool:
     return True
 
 
-@transformation(leafwise=True, consumes="fork")
+@combinator
 def pick(name: str):
     """{name: tree} -> tree: takes one branch of a fork.
 
@@ -185,10 +158,10 @@ def pick(name: str):
       >>> pick("b").update({"a": 1.0, "b": 2.0}, pick("b").init(0.0))[0].item()
       2.0
     """
-    return optax.stateless(lambda fork, params: branches_of("pick", fork, name)[0])
+    return lambda run, u: branches_of("pick", u, name)[0]
 
 
-@transformation(leafwise=True, consumes=_as_first)
+@combinator
 def join(op: Callable, **branches: optax.GradientTransformation):
     """u -> op(branch(u), ...), leaf by leaf; every branch sees the same input.
 
@@ -210,14 +183,11 @@ def join(op: Callable, **branches: optax.GradientTransformation):
     if not callable(op) or not (names_branches(op, branches) or _takes(op, branches)):
         raise TypeError(f"join: op is {op!r}. Pass a function of {', '.join(branches)} (arrays).")
     expect_parts("join", branches)
-    if names_branches(op, branches):
-        leaf = lambda *xs: op(**dict(zip(branches, xs, strict=True)))
-    else:
-        leaf = op
-    return _side_by_side(branches, lambda out: jax.tree.map(leaf, *out.values()))
+    of = by_name(op, branches) if names_branches(op, branches) else op
+    return lambda run, u: each(of, *(run(name, u) for name in branches))
 
 
-@transformation(leafwise=True, consumes=_as_first)
+@combinator
 def precondition(
     numerator: optax.GradientTransformation,
     denominator: optax.GradientTransformation,
@@ -246,29 +216,21 @@ def precondition(
       >>> tx.update(3.0, tx.init(0.0))[0].item()
       0.75
     """
-    branches = {"numerator": numerator, "denominator": denominator}
-    expect_parts("precondition", branches)
+    expect_parts("precondition", {"numerator": numerator, "denominator": denominator})
     if basis is None:
-        return _side_by_side(branches, lambda out: jax.tree.map(divide, *out.values()))
-    branches["basis"] = basis
-    expect_parts("precondition", branches)
+        return lambda run, u: each(divide, run("numerator", u), run("denominator", u))
+    expect_parts("precondition", {"basis": basis})
 
-    def init(params):
-        return {name: init_part(branch, params) for name, branch in branches.items()}
+    def flow(run, u):
+        rotations = run("basis", u)
+        above = each(rotate, run("numerator", u), rotations)
+        below = run("denominator", each(rotate, u, rotations))
+        return each(rotate_back, each(divide, above, below), rotations)
 
-    def update(updates, state, params=None, **extra):
-        run = lambda name, u: update_part(branches[name], u, state[name], params, extra)
-        rotations, new_basis = run("basis", updates)
-        top, new_numerator = run("numerator", updates)
-        bottom, new_denominator = run("denominator", jax.tree.map(rotate, updates, rotations))
-        quotient = jax.tree.map(divide, jax.tree.map(rotate, top, rotations), bottom)
-        new = {"numerator": new_numerator, "denominator": new_denominator, "basis": new_basis}
-        return jax.tree.map(functools.partial(rotate, back=True), quotient, rotations), new
-
-    return optax.GradientTransformationExtraArgs(init, update)
+    return flow
 
 
-@transformation(leafwise=True, equation="weight * tx(u) + (1 - weight) * u")
+@combinator
 def interpolate(weight: Fraction, tx: optax.GradientTransformation):
     """u -> weight * tx(u) + (1 - weight) * u.
 
@@ -289,12 +251,8 @@ def interpolate(weight: Fraction, tx: optax.GradientTransformation):
     """
     expect_parts("interpolate", {"tx": tx})
 
-    def init(params):
-        return {"tx": init_part(tx, params)}
+    def mix(m, g):
+        share = like(weight, m)
+        return share * m + (1 - share) * g
 
-    def update(updates, state, params=None, **extra):
-        branch, new = update_part(tx, updates, state["tx"], params, extra)
-        mix = lambda m, u: cast(weight, u) * m + (1 - cast(weight, u)) * u
-        return jax.tree.map(mix, branch, updates), {"tx": new}
-
-    return optax.GradientTransformationExtraArgs(init, update)
+    return lambda run, u: each(mix, run("tx", u), u)

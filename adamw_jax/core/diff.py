@@ -15,7 +15,8 @@ import numpy as np
 import optax
 
 from adamw_jax.core.expression import is_node
-from adamw_jax.core.transformation import Transformation, foreign, lift, slots
+from adamw_jax.core.flow import slots
+from adamw_jax.core.transformation import Transformation, foreign, lift
 
 
 class Change(NamedTuple):

@@ -118,6 +118,12 @@ Steps = Annotated[
 DType = Annotated[jax.typing.DTypeLike, Domain("a floating-point dtype", read=_dtype)]
 
 
+def admits_schedule(annotation: Any) -> bool:
+    """Whether an argument so annotated may be a function of the number of earlier updates."""
+    domain, _ = _domain(annotation)
+    return domain is not None and domain.read is _rate
+
+
 def admit(function: str, name: str, value: Any, annotation: Any) -> Any:
     """The canonical form of an argument, or a `ValueError` that says what it must be.
 

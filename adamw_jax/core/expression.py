@@ -260,5 +260,7 @@ def remember(function: Callable, cls: Any, **declared: Any) -> Any:
     bare = [p.replace(annotation=p.empty) for p in factory.signature.parameters.values()]
     factory.__signature__ = factory.signature.replace(parameters=bare)
     factory.declared = declared
+    parameters = factory.signature.parameters.items()
+    factory.scheduled = tuple(k for k, p in parameters if domains.admits_schedule(p.annotation))
     _lifted[function] = factory
     return factory

@@ -8,22 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from adamw_jax.core.placement import automatic
+from adamw_jax.core.symbols import operation
 from adamw_jax.core.trees import cast, in_precision, real_dtype, widest
-
-
-def correction(decay, count: jax.Array, dtype, *, ahead=0) -> jax.Array:
-    """1 - decay^t at t = count + ahead: the weight that an average begun at 0 has gathered.
-
-    Computed as -expm1(t log(decay)), with log1p, since the plain form loses two
-    digits in float32 at t = 1."""
-    dtype = real_dtype(dtype)
-    t = count.astype(dtype) + jnp.asarray(ahead, dtype)
-    return -jnp.expm1(t * jnp.log1p(jnp.asarray(decay, dtype) - 1))
-
-
-def root_mean_square(x: jax.Array) -> jax.Array:
-    """The root of the mean of |x|², 0 for an empty array."""
-    return safe_sqrt(jnp.sum(abs_squared(x)) / max(x.size, 1))
 
 
 def largest(x: jax.Array) -> jax.Array:
@@ -31,21 +17,112 @@ def largest(x: jax.Array) -> jax.Array:
     return cast(jnp.finfo(x.dtype).max, x)
 
 
-@jax.custom_jvp
+# Each of these runs on arrays, and on symbols, where it is written as the text says.
+
+
+@operation("number")
+def like(number: Any, x: jax.Array) -> jax.Array:
+    """A hyperparameter in the dtype of the array it is about to meet."""
+    return cast(number, x)
+
+
+@operation("sqrt(x)")
 def safe_sqrt(x: jax.Array) -> jax.Array:
     """√x, finite for infinite x and with derivative 0 (instead of infinity) at 0."""
-    return jnp.sqrt(jnp.minimum(x, largest(x)))
+    zero = x == 0
+    y = jnp.sqrt(jnp.minimum(jnp.where(zero, 1, x), largest(x)))
+    return jnp.where(zero, 0, y)
 
 
-@safe_sqrt.defjvp
-def _safe_sqrt_jvp(primals, tangents):
-    y = safe_sqrt(primals[0])
-    return y, tangents[0] * jnp.where(y > 0, 0.5 / jnp.where(y > 0, y, 1), 0)
-
-
+@operation("x**2")
 def abs_squared(x: jax.Array) -> jax.Array:
     """x² for real, |x|² for complex arrays; always real."""
     return jnp.real(x * jnp.conj(x))
+
+
+@operation("weight * x**2")
+def weighted_square(weight: Any, x: jax.Array) -> jax.Array:
+    """weight |x|², as (weight x) x: the product overflows later than the square."""
+    return jnp.real((weight * x) * jnp.conj(x))
+
+
+@operation("numerator / denominator")
+def divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+    """The quotient, 0 where the denominator is 0.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from adamw_jax import divide
+      >>> divide(jnp.array([1.0, 1.0]), jnp.array([2.0, 0.0])).tolist()
+      [0.5, 0.0]
+    """
+    safe = jnp.where(denominator == 0, jnp.inf, denominator)  # one select, finite derivatives
+    return numerator / cast(safe, numerator)
+
+
+@operation("x if condition else y")
+def where(condition: Any, x: Any, y: Any) -> jax.Array:
+    """x where the condition holds, y elsewhere."""
+    return jnp.where(condition, x, y)
+
+
+@operation("maximum(x, y)")
+def maximum(x: Any, y: Any) -> jax.Array:
+    """The larger of two."""
+    return jnp.maximum(x, y)
+
+
+@operation("minimum(x, y)")
+def minimum(x: Any, y: Any) -> jax.Array:
+    """The smaller of two."""
+    return jnp.minimum(x, y)
+
+
+@operation("sign(x)")
+def sign_of(x: jax.Array) -> jax.Array:
+    """sign(x), with sign(0) = 0; for complex x, x/|x|."""
+    return jnp.sign(x)
+
+
+@operation("clip(x, -bound, bound)")
+def clipped(x: jax.Array, bound: Any) -> jax.Array:
+    """x with its magnitude limited; a complex x keeps its phase."""
+    if not jnp.iscomplexobj(x):
+        return jnp.clip(x, -bound, bound)
+    size = safe_sqrt(abs_squared(x))
+    return x * divide(cast(bound, size), jnp.maximum(size, bound)).astype(x.dtype)
+
+
+@operation("x")
+def saturate(x: jax.Array) -> jax.Array:
+    """The largest number in place of infinity, which an accumulator would never leave again.
+
+    A select, since XLA:CPU computes twice what ends in a minimum."""
+    return jnp.where(x > largest(x), largest(x), x)
+
+
+@operation("x")
+def kept(x: jax.Array, old: jax.Array) -> jax.Array:
+    """x, to be kept in the place of an old state.
+
+    Through a select that always takes it: what only passes by XLA copies in a pass over
+    memory of its own; what it thinks is computed it writes together with the rest."""
+    return jnp.where(jnp.real(x) > jnp.inf, old, x)
+
+
+@operation("1 - decay**t")
+def correction(decay: Any, t: Any) -> jax.Array:
+    """1 - decay^t: the weight that an average begun at 0 has gathered by update t.
+
+    Computed as -expm1(t log(decay)), with log1p, since the plain form loses two
+    digits in float32 at t = 1."""
+    return -jnp.expm1(t * jnp.log1p(decay - 1))
+
+
+@operation("x**y")
+def power(x: Any, y: Any) -> jax.Array:
+    """x^y."""
+    return x**y
 
 
 def add(*terms: jax.Array) -> jax.Array:
@@ -60,22 +137,21 @@ def add(*terms: jax.Array) -> jax.Array:
     return sum(terms[1:], terms[0])
 
 
-def divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
-    """The quotient, 0 where the denominator is 0.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from adamw_jax import divide
-      >>> divide(jnp.array([1.0, 1.0]), jnp.array([2.0, 0.0])).tolist()
-      [0.5, 0.0]
-    """
-    safe = jnp.where(denominator == 0, jnp.inf, denominator)  # one select, finite derivatives
-    return numerator / cast(safe, numerator)
+def root_mean_square(x: jax.Array) -> jax.Array:
+    """The root of the mean of |x|², 0 for an empty array."""
+    return safe_sqrt(jnp.sum(abs_squared(x)) / max(x.size, 1))
 
 
-def rotate(x: jax.Array, rotations: tuple[jax.Array | None, ...], back: bool = False) -> jax.Array:
-    """x in the basis of the rotations' columns, along every axis; or back from it."""
-    return automatic(functools.partial(_rotate, back=back), x, x, rotations)
+@operation("rotate(x, rotations)")
+def rotate(x: jax.Array, rotations: tuple[jax.Array | None, ...]) -> jax.Array:
+    """x in the basis of the rotations' columns, along every axis."""
+    return automatic(functools.partial(_rotate, back=False), x, x, rotations)
+
+
+@operation("rotate_back(x, rotations)")
+def rotate_back(x: jax.Array, rotations: tuple[jax.Array | None, ...]) -> jax.Array:
+    """x back from the basis of the rotations' columns."""
+    return automatic(functools.partial(_rotate, back=True), x, x, rotations)
 
 
 def _rotate(x, rotations, back):
@@ -85,16 +161,6 @@ def _rotate(x, rotations, back):
             turned = jnp.tensordot(q, x, axes=(1, axis), precision=jax.lax.Precision.HIGHEST)
             x = jnp.moveaxis(turned, 0, axis)
     return x
-
-
-def clipped(u: jax.Array, max_abs: jax.typing.ArrayLike) -> jax.Array:
-    """u with its magnitude limited; a complex u keeps its phase."""
-    if not jnp.iscomplexobj(u):
-        bound = cast(max_abs, u)
-        return jnp.clip(u, -bound, bound)
-    size = safe_sqrt(abs_squared(u))
-    bound = cast(max_abs, size)
-    return u * divide(bound, jnp.maximum(size, bound)).astype(u.dtype)
 
 
 # A 0-d int32 array.  `Any` to a type checker, to which `count` is a method of tuples.
@@ -134,13 +200,6 @@ def accumulate(name, step, updates, old):
     new = jax.tree.map(leaf, updates, old)
     passed = jax.tree.map(lambda n, g: in_precision(n, g.dtype), new, updates)
     return passed, jax.tree.map(lambda n, m: n.astype(m.dtype), new, old)
-
-
-def saturate(x: jax.Array) -> jax.Array:
-    """The largest number in place of infinity, which an accumulator would never leave again.
-
-    A select, since XLA:CPU computes twice what ends in a minimum."""
-    return jnp.where(x > largest(x), largest(x), x)
 
 
 def count_up(count: jax.Array) -> jax.Array:

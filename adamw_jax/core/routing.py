@@ -13,41 +13,13 @@ import jax
 import optax
 
 from adamw_jax.core import trees
-from adamw_jax.core.combinators import expect_parts
-from adamw_jax.core.slots import states_of
-from adamw_jax.core.transformation import (
-    Transformation,
-    init_part,
-    lift,
-    opened,
-    slots,
-    transformation,
-    update_part,
-)
+from adamw_jax.core.flow import Owners, Reading, Value, interpret, slots
+from adamw_jax.core.transformation import combinator, expect_parts, lift, transformation
 
 Matcher = str | Callable[[str, Any], Any]
 
 
-def _run_selected(tx, flags, updates, state, params, extra):
-    """`tx` on the flagged leaves alone; the others are no leaves to it."""
-    few = None if params is None else trees.select(params, flags)
-    if params is not None:
-        of_few = lambda x: _of_selected(x, few, params, flags) if callable(x) else x
-        extra = {name: of_few(x) for name, x in extra.items()}
-    return update_part(tx, trees.select(updates, flags), state, few, extra)
-
-
-def _of_selected(function: Callable, few: Any, params: Any, flags: list[bool]) -> Callable:
-    """A function of all parameters (a loss) as one of the selected, the others fixed."""
-
-    def whole(x):
-        alike = jax.tree.structure(x) == jax.tree.structure(few)
-        return trees.put_back(x, params, flags) if alike else x
-
-    return lambda *arguments, **keywords: function(*map(whole, arguments), **keywords)
-
-
-@transformation
+@combinator
 def masked(tx: optax.GradientTransformation, mask: Any):
     """Applies `tx` to the leaves where `mask` is True; the others pass unchanged.
 
@@ -72,17 +44,10 @@ def masked(tx: optax.GradientTransformation, mask: Any):
     expect_parts("masked", {"tx": tx})
     trees.check_mask("masked", mask)
 
-    def init(params):
-        flags = trees.mask_flags("masked", mask, params)
-        return {"tx": init_part(tx, trees.select(params, flags))}
+    def of(tree):
+        return ["tx" if flag else None for flag in trees.mask_flags("masked", mask, tree)]
 
-    def update(updates, state, params=None, **extra):
-        flags = trees.mask_flags("masked", mask, updates if params is None else params)
-        inner = states_of("masked", ("tx",), state)["tx"]
-        chosen, new = _run_selected(tx, flags, updates, inner, params, extra)
-        return trees.put_back(chosen, updates, flags), {"tx": new}
-
-    return optax.GradientTransformationExtraArgs(init, update)
+    return lambda run, u: run.split(u, Owners(of, passes=True, by=mask))
 
 
 def _matches(matcher: Matcher, path: str, leaf: Any) -> bool:
@@ -101,7 +66,7 @@ def assign(matchers: Sequence[Matcher], names: Sequence[str], tree: Any) -> list
     return found
 
 
-@transformation
+@combinator
 def routed(
     matchers: tuple[Matcher, ...],
     optional: tuple[str, ...] = (),
@@ -126,8 +91,7 @@ def routed(
     expect_parts("routed", branches)
     names = tuple(branches)
 
-    def init(params):
-        owners = assign(matchers, names, params)
+    def check(owners, params):
         for matcher, name in zip(matchers, names, strict=False):
             if owners and name not in owners and name not in optional:
                 paths = [trees.path_text(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
@@ -135,19 +99,9 @@ def routed(
                     f"route: the rule {name!r} ({matcher!r}) matches no parameter that an earlier "
                     f"rule has not taken. Correct or remove it; the paths are {', '.join(paths)}."
                 )
-        chosen = lambda name: trees.select(params, [owner == name for owner in owners])
-        return {name: init_part(branch, chosen(name)) for name, branch in branches.items()}
 
-    def update(updates, state, params=None, **extra):
-        owners = assign(matchers, names, updates if params is None else params)
-        states, new = states_of("route", names, state), {}
-        for name, branch in branches.items():
-            flags = [owner == name for owner in owners]
-            chosen, new[name] = _run_selected(branch, flags, updates, states[name], params, extra)
-            updates = trees.put_back(chosen, updates, flags)
-        return updates, new
-
-    return optax.GradientTransformationExtraArgs(init, update)
+    owners = Owners(lambda tree: assign(matchers, names, tree), check=check)
+    return lambda run, u: run.split(u, owners)
 
 
 @transformation
@@ -244,28 +198,64 @@ def routes(tx: optax.GradientTransformation, params: Any) -> dict[str, str]:
       {'bias': 'adamw', 'kernel': 'muon'}
     """
     trees.check_parameters("routes", params)
-    names = _routes(lift(tx, "routes"), trees.widen(params))  # as init shows them to the rules
+    seen = Leaves.of(trees.widen(params))  # as init shows them to the rules
+    names = interpret(lift(tx, "routes"), seen, _Routes()).names
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return {
-        trees.path_text(path): name or "all" for (path, _), name in zip(leaves, names, strict=True)
+        trees.path_text(path): ".".join(names[i]) or "all" for i, (path, _) in enumerate(leaves)
     }
 
 
-def _routes(tx: Transformation, params: Any) -> list[str]:
-    tx = opened(tx)
-    count = len(jax.tree.leaves(params))
-    if tx.factory is not routed:
-        inner = [_routes(part, params) for part in slots(tx).values() if not _reshapes(tx)]
-        return next((names for names in inner if any(names)), [""] * count)
-    branches = slots(tx)
-    owners = assign(tx.arguments["matchers"], tuple(branches), params)
-    out = []
-    for i, owner in enumerate(owners):
-        flags = [other == owner for other in owners]
-        inside = _routes(branches[owner], trees.select(params, flags))
-        out.append(".".join(filter(None, (owner, inside[sum(flags[:i])]))))
-    return out
+class Leaves(Value):
+    """The leaves that take some way through an expression, and the routes they have taken.
+
+    Attributes:
+      params: the parameters, without those that do not come this way.
+      indices: of the leaves among all parameters.
+      names: by index, the routes taken so far.
+      settled: whether a stage before has said which way they go.
+    """
+
+    def __init__(self, params: Any, indices: tuple[int, ...], names: dict[int, tuple[str, ...]]):
+        self.params, self.indices, self.names, self.settled = params, indices, names, False
+
+    @classmethod
+    def of(cls, params: Any) -> "Leaves":
+        """All leaves, at the start."""
+        indices = tuple(range(len(jax.tree.leaves(params))))
+        return cls(params, indices, dict.fromkeys(indices, ()))
+
+    def each(self, op, values):
+        named = (x for x in values if isinstance(x, Leaves) and any(x.names.values()))
+        return next(named, self)
+
+    def __getitem__(self, name):
+        return self
+
+    def chosen(self, flags: list[bool]) -> "Leaves":
+        """Those of the leaves whose flag is set."""
+        indices = tuple(i for i, flag in zip(self.indices, flags, strict=True) if flag)
+        names = {i: self.names[i] for i in indices}
+        return Leaves(trees.select(self.params, flags), indices, names)
 
 
-def _reshapes(tx: Transformation) -> bool:
-    return tx.factory is masked  # its part sees fewer leaves
+class _Routes(Reading):
+    """The reading by paths: which way every leaf goes."""
+
+    def piece(self, tx, u, path):
+        inner = [interpret(part, u, self, (*path, slot)) for slot, part in slots(tx).items()]
+        return next((x for x in inner if any(x.names.values())), u)
+
+    def split(self, run, u, owners):
+        if u.settled:
+            return u
+        found, names = owners.of(u.params), dict(u.names)
+        for slot in run.parts:
+            own = u.chosen([owner == slot for owner in found])
+            if not owners.passes:
+                own.names = {i: (*taken, slot) for i, taken in own.names.items()}
+            inside = self.part(run, slot, own)
+            names |= inside.names
+        out = Leaves(u.params, u.indices, names)
+        out.settled = any(names.values())
+        return out

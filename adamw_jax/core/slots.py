@@ -8,7 +8,8 @@ import optax
 
 from adamw_jax.core import trees
 from adamw_jax.core.expression import call_with, is_node
-from adamw_jax.core.transformation import Transformation, lift, opened, slots
+from adamw_jax.core.flow import opened, slots
+from adamw_jax.core.transformation import Transformation, lift
 
 
 def parts(tx: Transformation) -> dict[str, Transformation]:
@@ -136,40 +137,3 @@ def state_of(state: Any, name: str) -> Any:
     if isinstance(state, dict):
         return state[name]
     return state[int(name)] if name.isdigit() else getattr(state, name)
-
-
-def states_of(function: str, names: tuple[str, ...], state: Any, *, listed: bool = False) -> dict:
-    """The state of each part by its name; raises where the state is another optimizer's."""
-    try:
-        if listed and not isinstance(state, dict):
-            return dict(zip(names, state, strict=True))
-        if not listed and len(state) == len(names):
-            return {name: state[name] for name in names}
-    except (KeyError, TypeError, ValueError):
-        pass
-    wanted = f"{len(names)} states in order" if listed else f"the states of {', '.join(names)}"
-    raise _of_another(function, state, wanted)
-
-
-def expect_state(function: str, kind: Any, state: Any) -> None:
-    """Raises where the state of a wrapper is another optimizer's."""
-    if not all(hasattr(state, field) for field in kind._fields):
-        raise _of_another(function, state, f"a {kind.__name__}")
-
-
-def _of_another(function: str, state: Any, wanted: str) -> ValueError:
-    return ValueError(
-        f"{function}: the state is {_outline(state)}, not {wanted}: it belongs to another "
-        "optimizer. Pass what init or the last update of this one returned; transplant carries "
-        "a state over."
-    )
-
-
-def _outline(state: Any) -> str:
-    """What a state is, without its arrays."""
-    if isinstance(state, dict):
-        return f"a dict of {', '.join(map(str, state))}"
-    kind, names = type(state).__name__, getattr(state, "_fields", None)
-    if names is not None:
-        return f"{kind}({', '.join(names)})"
-    return f"a tuple of {len(state)}" if isinstance(state, tuple) else kind

@@ -1,11 +1,17 @@
 """Symbols: numbers that remember the formula they came from.
 
-`equations` puts them in the place of hyperparameters.  They are floats, so any
-factory accepts them, and what it computes from them (`1 - decay`) is a symbol.
+The readings that do not compute run a formula on symbols.  A `Symbol` stands for a
+hyperparameter: it is a float, so any factory accepts it, and what it computes from
+it (`1 - decay`) is a symbol.  A `Variable` stands for what is only known when the
+update runs: the update itself, the parameter, the state, the number of the update.
+Its comparisons are formulas too, and Python cannot branch on it.
 """
 
 import ast
+import functools
+import inspect
 import operator
+from collections.abc import Callable
 from typing import Any
 
 
@@ -20,9 +26,38 @@ class Symbol(float):
         return self
 
 
+class Branching(TypeError):
+    """Python was asked to decide by a value that is only known when the update runs."""
+
+
+class Variable(Symbol):
+    """A symbol without a value."""
+
+    def __new__(cls, formula: ast.expr):
+        return super().__new__(cls, float("nan"), formula)
+
+    def __bool__(self):
+        raise Branching(
+            f"a formula branches on the value of {ast.unparse(self.formula)}, which is only known "
+            "when the update runs. Use jnp.where(condition, a, b)."
+        )
+
+    __hash__ = float.__hash__
+
+
+def variable(name: str) -> Variable:
+    """The variable of that name."""
+    return Variable(ast.Name(name))
+
+
 def formula_of(value: Any) -> ast.expr:
     """The formula of a symbol; a plain number is its own."""
     return value.formula if isinstance(value, Symbol) else ast.Constant(value)
+
+
+def _made(value: float, formula: ast.expr, *parents: Any) -> Symbol:
+    unknown = any(isinstance(x, Variable) for x in parents)
+    return Variable(formula) if unknown else Symbol(value, formula)
 
 
 def _binary(function, sign: ast.operator, left: Any, right: Any) -> Any:
@@ -32,7 +67,8 @@ def _binary(function, sign: ast.operator, left: Any, right: Any) -> Any:
         value = float(function(float(left), float(right)))
     except (ArithmeticError, TypeError):  # 1 / 0; a root of a negative number
         value = float("nan")
-    return Symbol(value, ast.BinOp(formula_of(left), sign, formula_of(right)))
+    formula = ast.BinOp(formula_of(left), sign, formula_of(right))
+    return _made(value, formula, left, right)
 
 
 def _give(name: str, sign: ast.operator) -> None:
@@ -47,20 +83,79 @@ for _name, _sign in {
     "mul": ast.Mult(),
     "truediv": ast.Div(),
     "pow": ast.Pow(),
+    "mod": ast.Mod(),
 }.items():
     _give(_name, _sign)
 
 
+def _compare(sign: ast.cmpop) -> Callable:
+    def compared(self, other):
+        if not isinstance(other, float | int):
+            return NotImplemented
+        return Variable(ast.Compare(self.formula, [sign], [formula_of(other)]))
+
+    return compared
+
+
+for _name, _comparison in {
+    "lt": ast.Lt(),
+    "le": ast.LtE(),
+    "gt": ast.Gt(),
+    "ge": ast.GtE(),
+    "eq": ast.Eq(),
+    "ne": ast.NotEq(),
+}.items():
+    setattr(Variable, f"__{_name}__", _compare(_comparison))
+
+
 def _negative(self):
-    return Symbol(-float(self), ast.UnaryOp(ast.USub(), self.formula))
+    return _made(-float(self), ast.UnaryOp(ast.USub(), self.formula), self)
 
 
 def _absolute(self):
     call = ast.Call(ast.Name("abs"), [self.formula], [])
-    return Symbol(abs(float(self)), call)
+    return _made(abs(float(self)), call, self)
 
 
 setattr(Symbol, "__neg__", _negative)  # noqa: B010  as above; float declares another type
-
-
 setattr(Symbol, "__abs__", _absolute)  # noqa: B010
+
+
+class _Fill(ast.NodeTransformer):
+    """Puts expressions in the place of names; what is put in is not copied."""
+
+    def __init__(self, filling: dict[str, ast.expr]):
+        self.filling = filling
+
+    def visit_Name(self, node):
+        return self.filling.get(node.id, node)
+
+
+def filled(node: ast.expr, filling: dict[str, ast.expr]) -> ast.expr:
+    """The expression with others in the place of some of its names."""
+    fresh = ast.parse(ast.unparse(node), mode="eval").body
+    return _Fill(filling).visit(fresh)
+
+
+def operation(written: str) -> Callable[[Callable], Callable]:
+    """A function of arrays that can be run on symbols, where it is `written` so.
+
+    The text is Python over the function's own parameters:
+    `@operation("sqrt(x)")`.  A parameter `*terms` is written as its sum."""
+    pattern = ast.parse(written, mode="eval").body
+
+    def decorate(function: Callable) -> Callable:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def call(*args, **kwargs):
+            if not any(isinstance(x, Symbol) for x in (*args, *kwargs.values())):
+                return function(*args, **kwargs)
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            filling = {name: formula_of(x) for name, x in bound.arguments.items()}
+            return Variable(filled(pattern, filling))
+
+        return call
+
+    return decorate

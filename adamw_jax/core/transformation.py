@@ -1,32 +1,41 @@
 """Transformations: gradient transformations that are expressions.
 
 A `Transformation` is an ordinary `optax.GradientTransformationExtraArgs` that
-remembers the call that built it, so any part of it can be swapped by name.
+remembers the call that built it, so any part of it can be swapped by name.  Three
+decorators make them: `@combinator` from a flow, `@elementwise` from a formula, and
+`@transformation` from any pair of `init` and `update`, or from an expression.
 
 `update` of an outermost transformation checks its arguments, works in at least
-float32, returns updates in the gradient's dtype, and runs as one program that
-is compiled once per structure, shapes and dtypes, whatever the hyperparameters.
-The parts inside are run by `update_part`, without that ceremony.
+float32, and returns updates in the gradient's dtype.  The parts inside are run by
+`adamw_jax.core.update`, without that ceremony.
 """
 
+import copyreg
 import functools
+import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec, overload
+from typing import Any, NamedTuple, ParamSpec, overload
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 import optax
 
 from adamw_jax.core import trees
-from adamw_jax.core.expression import Expression, is_node, remember
+from adamw_jax.core.expression import Expression, call_with, is_node, remember
+from adamw_jax.core.flow import (
+    Flow,
+    Formula,
+    check_flow,
+    kinds,
+    opened,
+    parts_among,
+    slots,
+)
+from adamw_jax.core.update import init_formula, init_part, update_flow, update_formula, update_part
 
 P = ParamSpec("P")
-
-
-Kind = str | Callable[[list], str]
-
-
+Kind = str
 Equation = str | Callable[[Mapping[str, Any]], str]
 
 
@@ -45,16 +54,19 @@ class Transformation(Expression, optax.GradientTransformationExtraArgs):
     """
 
     def __new__(cls, factory: Callable, arguments: Mapping[str, Any]):
+        name = getattr(factory, "__name__", "")
+
         def init(params):
-            trees.check_parameters(factory.__name__, params)
+            trees.check_parameters(name, params)
             return init_part(self, trees.widen(params))
 
         def update(updates, state, params=None, **extra):
             if self.consumes != "fork":
-                trees.check_updates(factory.__name__, updates, params)
-            arrays = all(_is_arraylike(x) for x in jax.tree.leaves(extra))
-            run = _update_compiled if arrays else _update_widened
-            return run(self, updates, state, params, extra)
+                trees.check_updates(name, updates, params)
+            widened = trees.widen(updates), state, trees.widen(params)
+            out, state = update_part(self, *widened, extra)
+            trees.check_not_grown(name, out, updates)
+            return trees.narrow(out, updates), state
 
         self = super().__new__(cls, init, update)
         self.factory = factory
@@ -92,28 +104,35 @@ class Transformation(Expression, optax.GradientTransformationExtraArgs):
         return isinstance(self.body, Transformation)
 
     @property
+    def is_foreign(self) -> bool:
+        """Whether it is another library's, and cannot be looked into."""
+        return self.factory is foreign
+
+    @property
+    def parts(self) -> dict[str, "Transformation"]:
+        """The transformations directly inside, by slot."""
+        return slots(self)
+
+    @functools.cached_property
+    def _kinds(self) -> tuple[str, str]:
+        return kinds(self)
+
+    @property
     def consumes(self) -> str:
         """What `update` reads: "tree", or "fork" for a dict of branches."""
-        return self._declared("consumes")
+        return self._kinds[0]
 
     @property
     def produces(self) -> str:
         """What `update` returns: "tree" or "fork"."""
-        return self._declared("produces")
-
-    def _declared(self, what: str) -> str:
-        if self.composite:
-            return self.body._declared(what)
-        declared = self.factory.declared[what]
-        return declared(list(slots(self).values())) if callable(declared) else declared
+        return self._kinds[1]
 
     @functools.cached_property
     def leafwise(self) -> bool:
         """Whether transforming a tree is the same as transforming each of its leaves."""
-        if self.composite:
-            return self.body.leafwise
-        declared = self.factory.declared["leafwise"]
-        return declared and all(part.leafwise for part in slots(self).values())
+        tx = opened(self)
+        alone = not tx.body.splits if isinstance(tx.body, Flow) else tx.factory.declared["leafwise"]
+        return alone and all(part.leafwise for part in slots(tx).values())
 
     @property
     def separable(self) -> bool:
@@ -128,10 +147,6 @@ def keywords_of(update: Callable) -> list[str]:
     except ValueError:  # some builtins have no signature
         return []
     return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-
-
-def _is_arraylike(x: Any) -> bool:
-    return isinstance(x, jax.Array | np.ndarray | np.generic | int | float | complex)
 
 
 @overload
@@ -179,7 +194,7 @@ def transformation(
         instead of once per leaf.  State must be a `NamedTuple` whose fields are
         scalars or trees shaped like the parameters; there are no extra arguments.
       consumes: "tree" for gradients shaped like parameters, "fork" for a dict
-        of branches, or a function from the list of parts to one of these.
+        of branches.
       produces: likewise, what `update` returns.
       equation: what the piece does, for `equations`: Python statements joined
         by ";" whose last one is the value passed on, such as
@@ -213,7 +228,7 @@ def transformation(
         "eval_params": eval_params,
     }
     for name, kind in (("consumes", consumes), ("produces", produces)):
-        if kind not in ("tree", "fork") and not callable(kind):
+        if kind not in ("tree", "fork"):
             raise ValueError(f'transformation: {name} is {kind!r}. It must be "tree" or "fork".')
     if function is None:
         return functools.partial(transformation, **declared)
@@ -238,58 +253,252 @@ def lift(tx: optax.GradientTransformation, by: str = "lift") -> Transformation:
     return Transformation(foreign, {"transform": tx})
 
 
-def opened(tx: Transformation) -> Transformation:
-    """The piece or combinator behind a name."""
-    while tx.composite:
-        tx = tx.body
-    return tx
+# --- combinators -------------------------------------------------------------------------
 
 
-def init_part(tx: Transformation, params: Any) -> Any:
-    """The state of a part inside a larger expression."""
-    if tx.composite:
-        return init_part(tx.body, params)
-    return tx.body.init(params)
+def combinator(function: Callable[P, Callable]) -> Callable[P, Transformation]:
+    """Makes a combinator of a factory that returns a flow.
+
+    The factory's arguments that are transformations are its slots; all others are
+    hyperparameters or options.  What it returns is `flow(run, u)`, where `run(slot, u)`
+    is what the part in a slot makes of a value; every slot runs exactly once.
+    Operations on values are written `each(op, a, b)`.
+
+    That is all there is to write: the update, the state by slot, the equations, what
+    `lint` sees, what `transplant` keeps, the routes and the report all follow from it.
+
+    State: a dict of the parts' states by slot; a tuple if the slots are positions.
+
+    Raises:
+      TypeError: the factory returns no flow, or the flow returns something else than
+        it was given, or branches on values.
+      KeyError, ValueError: the flow names a slot that does not exist, or runs one twice
+        or never.
+
+    Example:
+      >>> from adamw_jax import combinator, equations, scale, scale_by_momentum, swap
+      >>> @combinator
+      ... def then(first, second):
+      ...     return lambda run, u: run("second", run("first", u))
+      >>> tx = then(scale_by_momentum(0.9), scale(-0.1))
+      >>> tx
+      then(scale_by_momentum(0.9), scale(-0.1))
+      >>> print(equations(tx, "text"))
+      m = 0.9*m + (1 - 0.9)*g
+      theta = theta - 0.1*m
+      >>> swap(tx, "second", scale(-0.2))
+      then(scale_by_momentum(0.9), scale(-0.2))
+    """
+    name, signature = function.__name__, inspect.signature(function)
+
+    @functools.wraps(function)
+    def build(*args, **kwargs):
+        arguments = _arguments(signature, args, kwargs)
+        parts = parts_among(arguments)
+        expect_parts(name, parts)
+        flow = function(*args, **kwargs)
+        if isinstance(flow, Transformation):
+            return flow
+        body = Flow(
+            lambda params: init_part(Transformation(factory, arguments), params),
+            lambda u, state, params=None, **extra: update_flow(
+                Transformation(factory, arguments), u, state, params, extra
+            ),
+        )
+        body.flow, body.parts, body.arguments = flow, parts, arguments
+        body.listed = bool(parts) and all(slot.isdigit() for slot in parts)
+        body.splits = check_flow(name, flow, parts)
+        body.rebuilt = lambda arguments: call_with(function, signature, arguments)
+        return body
+
+    factory = remember(build, Transformation, **_DECLARED)
+    return factory
 
 
-def update_part(tx: Transformation, updates, state, params=None, extra: Mapping = {}):
-    """One update of a part inside a larger expression: no checks, no casts."""
-    if tx.separable and not trees.is_bare(updates):
-        return trees.update_each_leaf(tx, _update_leaf, updates, state, params)
-    return _update_whole(tx, updates, state, params, extra)
+_DECLARED: dict[str, Any] = {
+    "leafwise": False,
+    "consumes": "tree",
+    "produces": "tree",
+    "equation": None,
+    "traits": (),
+    "eval_params": None,
+}
 
 
-def _update_whole(tx, updates, state, params, extra):
-    if tx.composite:
-        return update_part(tx.body, updates, state, params, extra)
-    return optax.with_extra_args_support(tx.body).update(updates, state, params, **extra)
+def _arguments(signature: inspect.Signature, args: tuple, kwargs: dict) -> dict[str, Any]:
+    """The arguments of a call by name, as `Expression.arguments` has them."""
+    bound = signature.bind(*args, **kwargs)
+    bound.apply_defaults()
+    arguments: dict[str, Any] = {}
+    for name, value in bound.arguments.items():
+        kind = signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_POSITIONAL:
+            arguments |= {str(i): x for i, x in enumerate(value)}
+        elif kind is inspect.Parameter.VAR_KEYWORD:
+            arguments |= value
+        else:
+            arguments[name] = value
+    return arguments
 
 
-@jax.jit
-def _update_leaf(tx, update, state, param):
-    # A leaf is a tree of its own: the same code serves, and JAX keeps one trace per shape.
-    return _update_whole(tx, update, state, param, {})
+def expect_parts(name: str, stages: Mapping[str, Any]) -> None:
+    """Raises where a stage is not a transformation or its name cannot be a slot."""
+    for key, stage in stages.items():
+        if not isinstance(stage, Transformation):
+            raise TypeError(
+                f"{name}: {key!r} is {stage!r}, not a gradient transformation. "
+                "Pass a piece, for example identity()."
+            )
+        if "." in key:
+            raise TypeError(f"{name}: the name {key!r} holds a dot. Dots separate slots in a path.")
 
 
-def _update_widened(tx, updates, state, params, extra):
-    out, state = update_part(tx, trees.widen(updates), state, trees.widen(params), extra)
-    trees.check_not_grown(tx.factory.__name__, out, updates)
-    return trees.narrow(out, updates), state
+# --- elementwise pieces ------------------------------------------------------------------
 
 
-_update_compiled = jax.jit(_update_widened)
+def elementwise(function: Callable | None = None, /, **starts: Any) -> Any:
+    """Makes an elementwise piece of a factory that returns a formula.
+
+    The formula's first parameter is `u`, what the piece receives.  It names whatever
+    else it reads: the fields of its state, `theta` the parameter, `t` = 1, 2, ... the
+    number of this update.  It returns what is passed on, or that and a dict with the
+    new value of every field.  It is written as if for one number, and runs on arrays
+    and on symbols alike; with arithmetic, `**` and `abs` alone it has an equation.
+
+    A hyperparameter is a plain number in it, whatever the dtype of `u`.  One whose
+    domain is `LearningRate` may be a schedule; the formula sees its value at this
+    update.  An argument called `dtype` is that of what is kept; without one state is
+    kept in the parameter's, at least float32, real where it can be.
+
+    Args:
+      function: the factory.
+      **starts: the fields of the state, each with where it starts: a number, the name
+        of the argument that says it, "theta" for the parameter, or `per_tree(number)`
+        for one number for the whole tree.
+
+    State: a named tuple `<Piece>State`, after `count`, the number of updates so far,
+    where the formula reads `t` or an argument may be a schedule.
+
+    Raises:
+      TypeError: the factory returns no formula, or the formula reads what there is not.
+
+    Example:
+      >>> from adamw_jax import chain, elementwise, equations, scale
+      >>> @elementwise(average=0.0)
+      ... def centred(decay):
+      ...     def formula(u, average):
+      ...         average = decay * average + (1 - decay) * u
+      ...         return u - average, {"average": average}
+      ...     return formula
+      >>> tx = chain(centred(0.5), scale(-0.1))
+      >>> print(equations(tx, "text"))
+      average = 0.5*average + (1 - 0.5)*g
+      theta = theta - 0.1*(g - average)
+      >>> update, state = tx.update(4.0, tx.init(0.0))
+      >>> state[0].average.item()
+      2.0
+    """
+    if function is None:
+        return functools.partial(elementwise, **starts)
+    name, signature = function.__name__, inspect.signature(function)
+    State: Any = _state_class(function, starts)
+
+    @functools.wraps(function)
+    def build(*args, **kwargs):
+        formula = function(*args, **kwargs)
+        if isinstance(formula, Transformation):
+            return formula
+        reads = _reads(name, formula, starts)
+        arguments = _arguments(signature, args, kwargs)
+        timed = any(callable(x) and hasattr(x, "peak") for x in arguments.values())
+        body = Formula(
+            lambda params: init_formula(body, params),
+            lambda u, state, params=None: update_formula(
+                Transformation(factory, arguments), u, state, params
+            ),
+        )
+        body.formula, body.reads, body.starts, body.arguments = formula, reads, starts, arguments
+        body.counts = "t" in reads or timed or bool(factory.scheduled)
+        body.State = State(body.counts)
+        body.rebuilt = lambda arguments: call_with(function, signature, arguments)
+        body.stored = functools.partial(_stored, body)
+        return body
+
+    factory = remember(build, Transformation, **_DECLARED | {"leafwise": True})
+    factory.State = State
+    return factory
 
 
-def slots(tx: Transformation) -> dict[str, Transformation]:
-    """The transformations directly inside `tx`, by name."""
-    if tx.composite:
-        return slots(tx.body)
-    if tx.factory is foreign:
-        return {}
-    is_part = lambda x: isinstance(x, Transformation)
-    found = {}
-    for name, value in tx.arguments.items():
-        for path, leaf in jax.tree_util.tree_leaves_with_path(value, is_leaf=is_node):
-            if is_part(leaf):
-                found[".".join((name, *trees.path_names(path)))] = leaf
-    return found
+def _reads(name: str, formula: Any, starts: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a formula names beside `u`."""
+    if not callable(formula):
+        raise TypeError(
+            f"{name}: returned {formula!r}. An elementwise factory must return a formula, a "
+            "function whose first parameter is u."
+        )
+    first, *rest = inspect.signature(formula).parameters or ("",)
+    known = ("theta", "t", *(starts))
+    wrong = [x for x in rest if x not in known]
+    if first != "u" or wrong:
+        raise TypeError(
+            f"{name}: its formula reads {', '.join(wrong or [first])}. It must read u first, "
+            f"and may name {', '.join(known)}; declare state as @elementwise(field=start)."
+        )
+    return tuple(rest)
+
+
+def _state_class(function: Callable, starts: Mapping[str, Any]) -> Callable[[bool], type | None]:
+    """The class of a piece's state, with and without a count; pickled by the piece's name."""
+    word = "".join(x.capitalize() for x in function.__name__.split("_")) + "State"
+
+    @functools.cache
+    def state_class(counts: bool) -> type | None:
+        fields = ["count"] * counts + list(starts)
+        if not fields:
+            return None
+        made: Any = NamedTuple(word, [(field, Any) for field in fields])  # type: ignore[misc]
+        made.__module__ = function.__module__
+        made.starts = tuple(starts.values())
+        where = function.__module__, function.__qualname__, counts
+        copyreg.pickle(made, lambda state: (_state_again, (*where, tuple(state))))
+        return made
+
+    return state_class
+
+
+def _state_again(module: str, name: str, counts: bool, fields: tuple) -> Any:
+    piece: Any = importlib.import_module(module)
+    for word in name.split("."):
+        piece = getattr(piece, word)
+    return piece.State(counts)(*fields)
+
+
+def _stored(body: Formula, field: str, dtype: Any) -> Any:
+    """The dtype in which a field is kept for parameters of some dtype."""
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        dtype = _real_where_it_can_be(body, dtype)[field]
+    kept = body.arguments.get("dtype")
+    if kept is None:
+        return dtype
+    return trees.in_precision(jnp.zeros((), dtype), kept).dtype
+
+
+def _real_where_it_can_be(body: Formula, dtype: Any) -> dict[str, Any]:
+    """The dtypes of the fields for complex updates: real if the formula leaves them so."""
+    one = lambda d: jax.ShapeDtypeStruct((), d)
+    fields = {k: trees.real_dtype(dtype) for k in body.starts}
+    numbers = {"t": 1.0, "theta": one(dtype)}
+
+    def new(u, known):
+        given = body.rebuilt({k: 0.5 if callable(x) else x for k, x in body.arguments.items()})
+        return given(u, **{k: known[k] for k in body.reads})[1]
+
+    while True:
+        known = numbers | {k: one(d) for k, d in fields.items()}
+        with jax.numpy_dtype_promotion("standard"):
+            found = jax.eval_shape(new, one(dtype), known)
+        complex_ = {k for k, x in found.items() if jnp.issubdtype(x.dtype, jnp.complexfloating)}
+        wider = {k: dtype if k in complex_ else d for k, d in fields.items()}
+        if wider == fields:
+            return fields
+        fields = wider

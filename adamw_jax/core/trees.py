@@ -158,6 +158,8 @@ def check_updates(function: str, updates: Any, params: Any = None) -> None:
 
 def branches_of(function: str, fork: Any, *names: str) -> list[Any]:
     """The branches of a fork with these names, or a `KeyError` that says which there are."""
+    if hasattr(fork, "each"):  # what a reading passes along in the place of arrays
+        return [fork[name] for name in names]
     there = fork if isinstance(fork, dict) else {}
     for name in names:
         if name not in there:

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from adamw_jax.core.combinators import expect_parts
 from adamw_jax.core.domains import Count
 from adamw_jax.core.numerics import Counter, count_up
-from adamw_jax.core.slots import expect_state, part, replace
-from adamw_jax.core.transformation import Transformation, init_part, transformation, update_part
+from adamw_jax.core.slots import part, replace
+from adamw_jax.core.transformation import Transformation, expect_parts, transformation
+from adamw_jax.core.update import expect_state, init_part, update_part
 
 
 class TimedState(NamedTuple):

@@ -16,8 +16,9 @@ import jax.numpy as jnp
 
 from adamw_jax import optimizers
 from adamw_jax.core.combinators import chain, fork, interpolate, join, merge, pick, precondition
+from adamw_jax.core.flow import opened, slots
 from adamw_jax.core.slots import parts
-from adamw_jax.core.transformation import Transformation, opened, slots
+from adamw_jax.core.transformation import Transformation
 from adamw_jax.core.wrappers import delay
 
 

@@ -7,21 +7,16 @@ average has gathered by then.
 from typing import Annotated
 
 import jax
-import jax.numpy as jnp
-import optax
 
 from adamw_jax.core.domains import Decay, Domain, Whole
-from adamw_jax.core.numerics import correction, count_up
-from adamw_jax.core.transformation import transformation
-from adamw_jax.core.trees import cast
-from adamw_jax.pieces.moments import CountState
+from adamw_jax.core.numerics import correction, safe_sqrt, where
+from adamw_jax.core.saying import named
+from adamw_jax.core.transformation import elementwise
 
 FromFour = Annotated[jax.typing.ArrayLike, Domain("a number, at least 4", lambda x: x >= 4)]
 
 
-@transformation(
-    leafwise=True, equation="u_hat = u / (1 - decay ** (t + ahead)); u_hat", traits=("correction",)
-)
+@elementwise
 def bias_correction(decay: Decay, *, ahead: Whole = 0):
     """m -> m / (1 - decay^t).
 
@@ -41,19 +36,10 @@ def bias_correction(decay: Decay, *, ahead: Whole = 0):
 
     Reference: Kingma & Ba, "Adam", 2015, section 3.
     """
-
-    def init(params):
-        return CountState(jnp.zeros((), jnp.int32))
-
-    def update(updates, state, params=None):
-        count = count_up(state.count)
-        leaf = lambda m: m / cast(correction(decay, count, m.dtype, ahead=ahead), m)
-        return jax.tree.map(leaf, updates), CountState(count)
-
-    return optax.GradientTransformation(init, update)
+    return lambda u, t: named("u_hat", u / correction(decay, t + ahead))
 
 
-@transformation(leafwise=True, equation="u / sqrt(1 - decay**t)", traits=("correction",))
+@elementwise
 def root_bias_correction(decay: Decay):
     """d -> d / √(1 - decay^t): the correction of a root taken before it.
 
@@ -71,29 +57,10 @@ def root_bias_correction(decay: Decay):
     Reference: Kingma & Ba, "Adam", 2015, end of section 2 (the efficient form,
     in which eps shrinks with the correction).
     """
-
-    def init(params):
-        return CountState(jnp.zeros((), jnp.int32))
-
-    def update(updates, state, params=None):
-        count = count_up(state.count)
-        leaf = lambda d: d / jnp.sqrt(correction(decay, count, d.dtype))
-        return jax.tree.map(leaf, updates), CountState(count)
-
-    return optax.GradientTransformation(init, update)
+    return lambda u, t: u / safe_sqrt(correction(decay, t))
 
 
-_RECTIFIED = """
-rho_inf = 2 / (1 - decay) - 1
-rho = rho_inf - 2 * t * decay**t / (1 - decay**t)
-if rho >= threshold:
-    r = sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
-d = u / r if rho >= threshold else 1
-d
-"""
-
-
-@transformation(leafwise=True, equation=_RECTIFIED, traits=("linear",))
+@elementwise
 def rectify(decay: Decay, *, threshold: FromFour = 5.0):
     """d -> d / r[t] once the variance of Adam's quotient is finite, 1 before.
 
@@ -117,22 +84,13 @@ def rectify(decay: Decay, *, threshold: FromFour = 5.0):
     Beyond", 2020, algorithm 2 (whose threshold is 4).
     """
 
-    def init(params):
-        return CountState(jnp.zeros((), jnp.int32))
+    def formula(u, t):
+        last = named("rho_inf", 2 / (1 - decay) - 1)
+        gathered = correction(decay, t)
+        rho = named("rho", last - 2 * t * (1 - gathered) / gathered)
+        finite = rho >= threshold
+        safe = where(finite, rho, 5)
+        square = (safe - 4) * (safe - 2) * last / ((last - 4) * (last - 2) * safe)
+        return named("d", where(finite, u / safe_sqrt(square), 1))
 
-    def update(updates, state, params=None):
-        count = count_up(state.count)
-
-        def leaf(d):
-            b = cast(decay, d)
-            last = 2 / (1 - b) - 1
-            gathered = correction(decay, count, d.dtype)
-            rho = last - 2 * count.astype(d.dtype) * (1 - gathered) / gathered
-            finite = rho >= cast(threshold, d)
-            safe = jnp.where(finite, rho, 5)
-            square = (safe - 4) * (safe - 2) * last / ((last - 4) * (last - 2) * safe)
-            return jnp.where(finite, d / jnp.sqrt(square), 1)
-
-        return jax.tree.map(leaf, updates), CountState(count)
-
-    return optax.GradientTransformation(init, update)
+    return formula

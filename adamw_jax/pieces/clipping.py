@@ -5,10 +5,9 @@ import jax.numpy as jnp
 import optax
 
 from adamw_jax.core.domains import Positive
-from adamw_jax.core.numerics import abs_squared, clipped, count_up, root_mean_square, safe_sqrt
-from adamw_jax.core.transformation import transformation
-from adamw_jax.core.trees import cast, real_dtype, widest
-from adamw_jax.pieces.moments import CountState
+from adamw_jax.core.numerics import abs_squared, clipped, root_mean_square, safe_sqrt
+from adamw_jax.core.transformation import elementwise, transformation
+from adamw_jax.core.trees import cast, widest
 from adamw_jax.pieces.scaling import leafwise_map
 
 
@@ -62,9 +61,7 @@ def clip_by_leaf_norm(max_norm: Positive):
     return leafwise_map(leaf)
 
 
-@transformation(
-    leafwise=True, equation="clip(u, -((t - 1) ** power), (t - 1) ** power)", traits=("clip",)
-)
+@elementwise
 def clip_by_age(power: Positive = 0.25):
     """u -> clip(u, -b, b) with b = (t - 1)^power: nothing passes the first time.
 
@@ -83,21 +80,10 @@ def clip_by_age(power: Positive = 0.25):
 
     Reference: Taniguchi et al., "ADOPT", 2024, algorithm 2.
     """
-
-    def init(params):
-        return CountState(jnp.zeros((), jnp.int32))
-
-    def update(updates, state, params=None):
-        def leaf(u):
-            t = state.count.astype(real_dtype(u.dtype))
-            return clipped(u, t ** cast(power, t))
-
-        return jax.tree.map(leaf, updates), CountState(count_up(state.count))
-
-    return optax.GradientTransformation(init, update)
+    return lambda u, t: clipped(u, (t - 1) ** power)
 
 
-@transformation(leafwise=True, equation="clip(u, -max_abs, max_abs)", traits=("clip",))
+@elementwise
 def clip(max_abs: Positive):
     """u -> min(max(u, -max_abs), max_abs); a complex u keeps its phase.
 
@@ -109,7 +95,7 @@ def clip(max_abs: Positive):
       >>> clip(1.0).update(-3.0, clip(1.0).init(0.0))[0].item()
       -1.0
     """
-    return leafwise_map(lambda u: clipped(u, max_abs))
+    return lambda u: clipped(u, max_abs)
 
 
 @transformation(equation="u * minimum(1, max_norm / global_norm(u))", traits=("clip", "global"))

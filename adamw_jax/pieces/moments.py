@@ -5,32 +5,14 @@ t = 1, 2, ... numbers the updates.  An average of g keeps the unit of g [L/θ],
 an average of |g|² its square [L²/θ²].
 """
 
-from typing import NamedTuple
-
-import jax
-import jax.numpy as jnp
-import optax
-
 from adamw_jax.core.domains import Decay, DType, Finite, NonNegative
-from adamw_jax.core.numerics import Counter, abs_squared, accumulate, count_up, saturate, zeros
-from adamw_jax.core.transformation import transformation
-from adamw_jax.core.trees import cast, kept
+from adamw_jax.core.numerics import abs_squared, kept, saturate, weighted_square, where
+from adamw_jax.core.numerics import maximum as larger
+from adamw_jax.core.saying import named
+from adamw_jax.core.transformation import elementwise
 
 
-class PreviousSecondMomentState(NamedTuple):
-    count: Counter
-    second_moment: optax.Updates
-
-
-class VarianceReductionState(NamedTuple):
-    previous: optax.Updates
-
-
-@transformation(
-    leafwise=True,
-    equation="v_old = v; v = decay * v + (1 - decay) * u**2 if t > 1 else u**2; v_old",
-    traits=("squares",),
-)
+@elementwise(second_moment=0.0)
 def previous_second_moment(decay: Decay):
     """Passes on v as it was before this update; v is |g|² after the first, then averages.
 
@@ -50,29 +32,14 @@ def previous_second_moment(decay: Decay):
     Reference: Taniguchi et al., "ADOPT", 2024, algorithm 2.
     """
 
-    def init(params):
-        return PreviousSecondMomentState(jnp.zeros((), jnp.int32), zeros(params, real=True))
+    def formula(u, t, second_moment):
+        average = decay * second_moment + weighted_square(1 - decay, u)
+        return second_moment, {"second_moment": saturate(where(t > 1, average, abs_squared(u)))}
 
-    def update(updates, state, params=None):
-        first = state.count == 0
-
-        def step(g, v):
-            b = cast(decay, v)
-            b = jnp.where(first, 0, b)
-            return saturate(b * v + (1 - b) * abs_squared(g))
-
-        stored = accumulate("previous_second_moment", step, updates, state.second_moment)[1]
-        new = PreviousSecondMomentState(count_up(state.count), stored)
-        return state.second_moment, new
-
-    return optax.GradientTransformation(init, update)
+    return formula
 
 
-@transformation(
-    leafwise=True,
-    equation="c = u + gamma * decay / (1 - decay) * (u - u_prev); u_prev = u; c",
-    traits=("linear",),
-)
+@elementwise(previous=0.0)
 def variance_reduction(decay: Decay, gamma: Finite = 0.025):
     """g -> g + gamma · decay / (1 - decay) · (g - g_previous), g_previous = 0 at first.
 
@@ -93,51 +60,14 @@ def variance_reduction(decay: Decay, gamma: Finite = 0.025):
     Reference: Yuan et al., "MARS", 2024, equation 1 (approximate form).
     """
 
-    def init(params):
-        return VarianceReductionState(zeros(params))
+    def formula(u, previous):
+        out = named("c", u + gamma * decay / (1 - decay) * (u - previous))
+        return out, {"previous": kept(u, previous)}
 
-    def update(updates, state, params=None):
-        def step(g, old):
-            b = cast(decay, g)
-            return g + cast(gamma, g) * b / (1 - b) * (g - old)
-
-        new, _ = accumulate("variance_reduction", step, updates, state.previous)
-        return new, VarianceReductionState(kept(updates, state.previous))
-
-    return optax.GradientTransformation(init, update)
+    return formula
 
 
-class ScaleByMomentumState(NamedTuple):
-    momentum: optax.Updates
-
-
-class SecondMomentState(NamedTuple):
-    second_moment: optax.Updates
-
-
-class SumOfSquaresState(NamedTuple):
-    sum_of_squares: optax.Updates
-
-
-class RunningMaxState(NamedTuple):
-    maximum: optax.Updates
-
-
-class DifferenceState(NamedTuple):
-    count: Counter
-    previous: optax.Updates
-
-
-class CountState(NamedTuple):
-    count: Counter
-
-
-@transformation(
-    leafwise=True,
-    equation="m_old = m; m = decay * m + (1 - decay if gain is None else gain) * u; "
-    "m if read == 'after' else m_old",
-    traits=("average",),
-)
+@elementwise(momentum=0.0)
 def scale_by_momentum(
     decay: Decay, *, gain: Finite | None = None, read: str = "after", dtype: DType | None = None
 ):
@@ -167,27 +97,14 @@ def scale_by_momentum(
     if read not in ("after", "before"):
         raise ValueError(f'scale_by_momentum: read is {read!r}. It must be "after" or "before".')
 
-    def init(params):
-        return ScaleByMomentumState(zeros(params, dtype))
+    def formula(u, momentum):
+        new = decay * momentum + (1 - decay if gain is None else gain) * u
+        return (new if read == "after" else momentum), {"momentum": new}
 
-    def update(updates, state, params=None):
-        def step(g, m):
-            b = cast(decay, g)
-            return b * m + (1 - b if gain is None else cast(gain, g)) * g
-
-        new, stored = accumulate("scale_by_momentum", step, updates, state.momentum)
-        if read == "before":
-            new = jax.tree.map(lambda m, g: m.astype(g.dtype), state.momentum, updates)
-        return new, ScaleByMomentumState(stored)
-
-    return optax.GradientTransformation(init, update)
+    return formula
 
 
-@transformation(
-    leafwise=True,
-    equation="v = decay * v + (1 - decay) * u**2 + (0 if eps_root is None else eps_root); v",
-    traits=("squares", "average"),
-)
+@elementwise(second_moment=0.0)
 def second_moment(decay: Decay, *, eps_root: NonNegative | None = None, dtype: DType | None = None):
     """v <- decay * v + (1 - decay) * |g|², passes v on.
 
@@ -208,25 +125,15 @@ def second_moment(decay: Decay, *, eps_root: NonNegative | None = None, dtype: D
     Reference: Kingma & Ba, "Adam", 2015, algorithm 1 (v).
     """
 
-    def init(params):
-        return SecondMomentState(zeros(params, dtype, real=True))
+    def formula(u, second_moment):
+        new = decay * second_moment + weighted_square(1 - decay, u)
+        new = saturate(new if eps_root is None else new + eps_root)
+        return new, {"second_moment": new}
 
-    def update(updates, state, params=None):
-        def step(g, v):
-            b = cast(decay, v)
-            # ((1-b) g) g and not (1-b) g²: the product overflows later than the square.
-            new = b * v + jnp.real((cast(1 - b, g) * g) * jnp.conj(g))
-            return saturate(new if eps_root is None else new + cast(eps_root, v))
-
-        new, stored = accumulate("second_moment", step, updates, state.second_moment)
-        return new, SecondMomentState(stored)
-
-    return optax.GradientTransformation(init, update)
+    return formula
 
 
-@transformation(
-    leafwise=True, equation="if t == 1: s = initial\ns = s + u**2; s", traits=("squares",)
-)
+@elementwise(sum_of_squares="initial")
 def sum_of_squares(initial: NonNegative = 0.0, *, dtype: DType | None = None):
     """s <- s + |g|², passes s on.
 
@@ -247,18 +154,14 @@ def sum_of_squares(initial: NonNegative = 0.0, *, dtype: DType | None = None):
     Reference: Duchi et al., "Adaptive Subgradient Methods", 2011 (diagonal form).
     """
 
-    def init(params):
-        return SumOfSquaresState(zeros(params, dtype, real=True, fill=initial))
+    def formula(u, sum_of_squares):
+        new = saturate(sum_of_squares + abs_squared(u))
+        return new, {"sum_of_squares": new}
 
-    def update(updates, state, params=None):
-        step = lambda g, s: saturate(s + abs_squared(g))
-        new, stored = accumulate("sum_of_squares", step, updates, state.sum_of_squares)
-        return new, SumOfSquaresState(stored)
-
-    return optax.GradientTransformation(init, update)
+    return formula
 
 
-@transformation(leafwise=True, equation="u_max = maximum(u_max, u); u_max", traits=("positive",))
+@elementwise(maximum=0.0)
 def running_max():
     """x <- max(x, u), passes x on: the largest value seen, from 0.
 
@@ -275,19 +178,14 @@ def running_max():
     Reference: Reddi et al., "On the Convergence of Adam and Beyond", 2018, algorithm 2.
     """
 
-    def init(params):
-        return RunningMaxState(zeros(params, real=True))
+    def formula(u, maximum):
+        new = larger(maximum, u)
+        return new, {"maximum": new}
 
-    def update(updates, state, params=None):
-        new, stored = accumulate("running_max", jnp.maximum, updates, state.maximum)
-        return new, RunningMaxState(stored)
-
-    return optax.GradientTransformation(init, update)
+    return formula
 
 
-@transformation(
-    leafwise=True, equation="d = u - u_prev if t > 1 else 0; u_prev = u; d", traits=("linear",)
-)
+@elementwise(previous=0.0)
 def difference():
     """g[t] - g[t-1], and 0 at the first update.
 
@@ -304,14 +202,8 @@ def difference():
     Reference: Xie et al., "Adan", 2022, algorithm 1.
     """
 
-    def init(params):
-        return DifferenceState(jnp.zeros((), jnp.int32), zeros(params))
+    def formula(u, t, previous):
+        changed = named("d", where(t > 1, u - previous, 0))
+        return changed, {"previous": kept(u, previous)}
 
-    def update(updates, state, params=None):
-        seen = state.count > 0
-        new, _ = accumulate(
-            "difference", lambda g, old: jnp.where(seen, g - old, 0), updates, state.previous
-        )
-        return new, DifferenceState(count_up(state.count), kept(updates, state.previous))
-
-    return optax.GradientTransformation(init, update)
+    return formula

@@ -1,25 +1,14 @@
 """Looking ahead and behind: averages that use more than the latest gradient."""
 
-from typing import NamedTuple
-
-import jax
-import jax.numpy as jnp
-import optax
-
 from adamw_jax.core.combinators import chain, join
 from adamw_jax.core.domains import Decay, NonNegative
-from adamw_jax.core.numerics import Counter, accumulate, add, count_up, zeros
-from adamw_jax.core.transformation import transformation
-from adamw_jax.core.trees import cast
+from adamw_jax.core.flow import per_tree
+from adamw_jax.core.numerics import add
+from adamw_jax.core.saying import named
+from adamw_jax.core.transformation import elementwise, transformation
 from adamw_jax.pieces.bias_correction import bias_correction
 from adamw_jax.pieces.moments import scale_by_momentum
 from adamw_jax.pieces.scaling import identity, scale
-
-
-class WarmingNesterovState(NamedTuple):
-    count: Counter
-    product: jax.Array
-    momentum: optax.Updates
 
 
 @transformation(equation="b = decay * b + u; u + decay * b")
@@ -68,17 +57,7 @@ def nesterov_average(decay: Decay):
     )
 
 
-_WARMING = """
-if t == 1: P = 1
-mu = decay * (1 - 0.5 * 0.96 ** (t * psi))
-mu_next = decay * (1 - 0.5 * 0.96 ** ((t + 1) * psi))
-P = P * mu
-m = decay * m + (1 - decay) * u
-(1 - mu) * u / (1 - P) + mu_next * m / (1 - P * mu_next)
-"""
-
-
-@transformation(leafwise=True, equation=_WARMING, traits=("average", "corrected"))
+@elementwise(product=per_tree(1.0), momentum=0.0)
 def warming_nesterov(decay: Decay, psi: NonNegative = 0.004):
     """(1 - μ[t]) g / (1 - Π[t]) + μ[t+1] m / (1 - Π[t+1]), m the average of g.
 
@@ -99,23 +78,12 @@ def warming_nesterov(decay: Decay, psi: NonNegative = 0.004):
     Reference: Dozat, "Incorporating Nesterov Momentum into Adam", 2016, algorithm 2.
     """
 
-    def init(params):
-        return WarmingNesterovState(jnp.zeros((), jnp.int32), jnp.ones((), float), zeros(params))
+    def formula(u, t, product, momentum):
+        at = lambda t: decay * (1 - 0.5 * 0.96 ** (t * psi))
+        mu, ahead = named("mu", at(t)), named("mu_next", at(t + 1))
+        product = product * mu
+        momentum = decay * momentum + (1 - decay) * u
+        out = (1 - mu) * u / (1 - product) + ahead * momentum / (1 - product * ahead)
+        return out, {"product": product, "momentum": momentum}
 
-    def update(updates, state, params=None):
-        count, dtype = count_up(state.count), state.product.dtype
-        t = count.astype(dtype)
-        rate = lambda t: cast(decay, t) * (1 - 0.5 * 0.96 ** (t * cast(psi, t)))
-        mu, ahead = rate(t), rate(t + 1)
-        product = state.product * mu
-
-        def step(g, m):
-            b = cast(decay, g)
-            return b * m + (1 - b) * g
-
-        new, stored = accumulate("warming_nesterov", step, updates, state.momentum)
-        now, then = (1 - mu) / (1 - product), ahead / (1 - product * ahead)
-        mix = lambda g, m: cast(now, g) * g + cast(then, g) * m
-        return jax.tree.map(mix, updates, new), WarmingNesterovState(count, product, stored)
-
-    return optax.GradientTransformation(init, update)
+    return formula

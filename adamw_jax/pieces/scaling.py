@@ -1,14 +1,13 @@
 """Scaling: pieces without memory, each one function of one array, and the learning rate."""
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import optax
 
 from adamw_jax.core.domains import Finite, LearningRate, NonNegative
-from adamw_jax.core.numerics import Counter, abs_squared, count_up, root_mean_square, safe_sqrt
-from adamw_jax.core.transformation import transformation
+from adamw_jax.core.flow import per_tree
+from adamw_jax.core.numerics import abs_squared, maximum, root_mean_square, safe_sqrt, sign_of
+from adamw_jax.core.transformation import elementwise, transformation
 from adamw_jax.core.trees import cast
 
 
@@ -49,7 +48,7 @@ def leafwise_map(function) -> optax.GradientTransformation:
     return optax.stateless(lambda updates, params: jax.tree.map(function, updates))
 
 
-@transformation(leafwise=True, equation="u", traits=("linear",))
+@elementwise
 def identity():
     """u -> u.
 
@@ -58,10 +57,10 @@ def identity():
       >>> identity().update({"w": 2.0}, identity().init({"w": 0.0}))[0]["w"].item()
       2.0
     """
-    return optax.stateless(lambda updates, params: updates)
+    return lambda u: u
 
 
-@transformation(leafwise=True, equation="u**2", traits=("squares",))
+@elementwise
 def square():
     """u -> u², or |u|² for complex u.
 
@@ -70,10 +69,10 @@ def square():
       >>> square().update(-3.0, square().init(0.0))[0].item()
       9.0
     """
-    return leafwise_map(abs_squared)
+    return lambda u: abs_squared(u)
 
 
-@transformation(leafwise=True, equation="sign(u)", traits=("sign", "scale_invariant"))
+@elementwise
 def sign():
     """u -> sign(u), with sign(0) = 0; for complex u, u/|u|.
 
@@ -84,10 +83,10 @@ def sign():
 
     Reference: Bernstein et al., "signSGD", 2018, algorithm 1.
     """
-    return leafwise_map(jnp.sign)
+    return lambda u: sign_of(u)
 
 
-@transformation(leafwise=True, equation="factor * u", traits=("scale",))
+@elementwise
 def scale(factor: Finite):
     """u -> factor * u.
 
@@ -99,10 +98,10 @@ def scale(factor: Finite):
       >>> scale(-0.5).update(4.0, scale(-0.5).init(0.0))[0].item()
       -2.0
     """
-    return leafwise_map(lambda u: cast(factor, u) * u)
+    return lambda u: factor * u
 
 
-@transformation(leafwise=True, equation="sqrt(u + eps_root) + eps", traits=("root",))
+@elementwise
 def root(eps: NonNegative = 0.0, *, eps_root: NonNegative = 0.0):
     """v -> √(v + eps_root) + eps.
 
@@ -119,10 +118,10 @@ def root(eps: NonNegative = 0.0, *, eps_root: NonNegative = 0.0):
       >>> tx.update(16.0, tx.init(0.0))[0].item()
       6.0
     """
-    return leafwise_map(lambda v: safe_sqrt(v + cast(eps_root, v)) + cast(eps, v))
+    return lambda u: safe_sqrt(u + eps_root) + eps
 
 
-@transformation(leafwise=True, equation="maximum(u, eps)", traits=("positive",))
+@elementwise
 def floor(eps: NonNegative):
     """v -> max(v, eps).
 
@@ -134,15 +133,10 @@ def floor(eps: NonNegative):
       >>> floor(0.5).update(0.0, floor(0.5).init(0.0))[0].item()
       0.5
     """
-    return leafwise_map(lambda v: jnp.maximum(v, cast(eps, v)))
+    return lambda u: maximum(u, eps)
 
 
-class ScaleByLearningRateState(NamedTuple):
-    count: Counter
-    learning_rate: jax.Array
-
-
-@transformation(leafwise=True, equation="-learning_rate * u", traits=("learning_rate", "negative"))
+@elementwise(learning_rate=per_tree(0.0))
 def scale_by_learning_rate(learning_rate: LearningRate):
     """u -> -learning_rate * u: from a direction of ascent to a step down.
 
@@ -159,14 +153,4 @@ def scale_by_learning_rate(learning_rate: LearningRate):
       >>> tx.update(4.0, tx.init(0.0))[0].item()
       -2.0
     """
-
-    def init(params):
-        return ScaleByLearningRateState(jnp.zeros((), jnp.int32), jnp.zeros((), float))
-
-    def update(updates, state, params=None):
-        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
-        applied = cast(rate, state.learning_rate)
-        new = ScaleByLearningRateState(count_up(state.count), applied)
-        return jax.tree.map(lambda u: -cast(rate, u) * u, updates), new
-
-    return optax.GradientTransformation(init, update)
+    return lambda u: (-learning_rate * u, {"learning_rate": learning_rate})

@@ -7,12 +7,11 @@ import jax.numpy as jnp
 import optax
 
 from adamw_jax.core import trees
-from adamw_jax.core.combinators import expect_parts
 from adamw_jax.core.domains import Finite, LearningRate, OpenFraction
 from adamw_jax.core.numerics import Counter, count_up
-from adamw_jax.core.slots import expect_state
-from adamw_jax.core.transformation import init_part, transformation, update_part
+from adamw_jax.core.transformation import expect_parts, transformation
 from adamw_jax.core.trees import cast
+from adamw_jax.core.update import expect_state, init_part, update_part
 
 
 class ScheduleFreeState(NamedTuple):

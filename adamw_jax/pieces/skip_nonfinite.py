@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from adamw_jax.core.combinators import expect_parts
 from adamw_jax.core.domains import Count
 from adamw_jax.core.numerics import Counter, count_up
-from adamw_jax.core.transformation import init_part, transformation, update_part
+from adamw_jax.core.transformation import expect_parts, transformation
+from adamw_jax.core.update import init_part, update_part
 
 
 class SkipNonfiniteState(NamedTuple):

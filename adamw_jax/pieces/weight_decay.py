@@ -10,67 +10,16 @@ For plain SGD the first two coincide; nowhere else.  All read θ as it was
 before the update.
 """
 
-from typing import Any, NamedTuple
-
-import jax
-import jax.numpy as jnp
-import optax
+from typing import Any
 
 from adamw_jax.core.combinators import chain
 from adamw_jax.core.domains import LearningRate, NonNegative
-from adamw_jax.core.numerics import Counter, count_up
 from adamw_jax.core.routing import masked
-from adamw_jax.core.transformation import Transformation, transformation
-from adamw_jax.core.trees import cast
+from adamw_jax.core.transformation import Transformation, elementwise
 from adamw_jax.pieces.scaling import scale_by_learning_rate
 
 
-class ShrinkState(NamedTuple):
-    count: Counter
-
-
-def _need(name: str, params: Any) -> None:
-    if params is None:
-        raise ValueError(
-            f"{name}: got no parameters, and decay needs them. Call update(grads, state, params)."
-        )
-
-
-def _add_parameters(name: str, factor, updates, params):
-    """u + factor * θ on every leaf."""
-    _need(name, params)
-    return jax.tree.map(lambda u, p: u + cast(factor, u) * cast(p, u), updates, params)
-
-
-def _timed(name: str, step, weight_decay, schedule) -> optax.GradientTransformation:
-    """Maps step(u, θ, schedule(t) * weight_decay) over the leaves."""
-
-    def init(params):
-        return ShrinkState(jnp.zeros((), jnp.int32))
-
-    def update(updates, state, params=None):
-        _need(name, params)
-        multiplier = schedule(state.count) if callable(schedule) else schedule
-        factor = jnp.asarray(weight_decay, float)
-        if multiplier is not None:
-            factor *= jnp.asarray(multiplier, float)
-        leaf = lambda u, p: step(u, cast(p, u), cast(factor, u))
-        return jax.tree.map(leaf, updates, params), ShrinkState(count_up(state.count))
-
-    return optax.GradientTransformation(init, update)
-
-
-def _equation(text: str):
-    """What a decay does, with {k} for the factor of θ."""
-
-    def written(arguments):
-        given = [name for name in ("mask", "schedule") if arguments.get(name) is not None]
-        return text.format(k=" * ".join([*given, "weight_decay"]))
-
-    return written
-
-
-@transformation(leafwise=True, equation=_equation("u + {k} * theta"), traits=("decoupled_decay",))
+@elementwise
 def add_decoupled_weight_decay(weight_decay: NonNegative, mask: Any = None):
     """u -> u + weight_decay * θ, to stand between the quotient and the learning rate.
 
@@ -93,11 +42,10 @@ def add_decoupled_weight_decay(weight_decay: NonNegative, mask: Any = None):
     """
     if mask is not None:
         return masked(add_decoupled_weight_decay(weight_decay), mask)
-    name = "add_decoupled_weight_decay"
-    return optax.stateless(lambda u, params: _add_parameters(name, weight_decay, u, params))
+    return lambda u, theta: u + weight_decay * theta
 
 
-@transformation(leafwise=True, equation=_equation("u + {k} * theta"), traits=("l2",))
+@elementwise
 def add_l2_gradient(weight_decay: NonNegative, mask: Any = None):
     """g -> g + weight_decay * θ, to stand before every moment.
 
@@ -119,15 +67,10 @@ def add_l2_gradient(weight_decay: NonNegative, mask: Any = None):
     """
     if mask is not None:
         return masked(add_l2_gradient(weight_decay), mask)
-    name = "add_l2_gradient"
-    return optax.stateless(lambda g, params: _add_parameters(name, weight_decay, g, params))
+    return lambda u, theta: u + weight_decay * theta
 
 
-@transformation(
-    leafwise=True,
-    equation=_equation("u - {k} * theta"),
-    traits=("decay_after_rate", "independent"),
-)
+@elementwise
 def shrink(weight_decay: NonNegative, schedule: LearningRate | None = None, mask: Any = None):
     """u -> u - schedule(t) * weight_decay * θ, to stand after the learning rate.
 
@@ -154,14 +97,14 @@ def shrink(weight_decay: NonNegative, schedule: LearningRate | None = None, mask
     if mask is not None:
         return masked(shrink(weight_decay, schedule), mask)
 
-    return _timed("shrink", lambda u, p, factor: u - factor * p, weight_decay, schedule)
+    def formula(u, theta):
+        factor = weight_decay if schedule is None else schedule * weight_decay
+        return u - factor * theta
+
+    return formula
 
 
-@transformation(
-    leafwise=True,
-    equation=_equation("(1 - {k}) * (theta + u) - theta"),
-    traits=("decay_after_rate",),
-)
+@elementwise
 def shrink_after(weight_decay: NonNegative, schedule: LearningRate | None = None, mask: Any = None):
     """u -> u - schedule(t) * weight_decay * (θ + u): `shrink` of the parameters after the step.
 
@@ -184,15 +127,15 @@ def shrink_after(weight_decay: NonNegative, schedule: LearningRate | None = None
     """
     if mask is not None:
         return masked(shrink_after(weight_decay, schedule), mask)
-    step = lambda u, p, factor: u - factor * (p + u)
-    return _timed("shrink_after", step, weight_decay, schedule)
+
+    def formula(u, theta):
+        factor = weight_decay if schedule is None else schedule * weight_decay
+        return u - factor * (theta + u)
+
+    return formula
 
 
-@transformation(
-    leafwise=True,
-    equation=_equation("(theta + u) / (1 + {k}) - theta"),
-    traits=("decay_after_rate",),
-)
+@elementwise
 def proximal_decay(
     weight_decay: NonNegative, schedule: LearningRate | None = None, mask: Any = None
 ):
@@ -219,8 +162,12 @@ def proximal_decay(
     """
     if mask is not None:
         return masked(proximal_decay(weight_decay, schedule), mask)
-    step = lambda u, p, factor: (u - factor * p) / (1 + factor)
-    return _timed("proximal_decay", step, weight_decay, schedule)
+
+    def formula(u, theta):
+        factor = weight_decay if schedule is None else schedule * weight_decay
+        return (u - factor * theta) / (1 + factor)
+
+    return formula
 
 
 def descend(direction, learning_rate, weight_decay, mask, **after) -> Transformation:

@@ -6,9 +6,10 @@ import jax
 import optax
 
 from adamw_jax.core import trees
+from adamw_jax.core.flow import opened, slots
 from adamw_jax.core.routing import assign, masked, routed
 from adamw_jax.core.slots import state_of
-from adamw_jax.core.transformation import Transformation, foreign, lift, opened, slots
+from adamw_jax.core.transformation import Transformation, foreign, lift
 from adamw_jax.pieces.schedule_free import ScheduleFreeState
 
 

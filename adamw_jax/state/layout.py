@@ -10,9 +10,10 @@ import optax
 
 from adamw_jax.core import trees
 from adamw_jax.core.combinators import chain
+from adamw_jax.core.flow import opened, slots
 from adamw_jax.core.routing import assign, masked, routed, routes
 from adamw_jax.core.slots import part, parts, swap
-from adamw_jax.core.transformation import Transformation, opened, slots
+from adamw_jax.core.transformation import Transformation
 from adamw_jax.core.wrappers import scheduled
 
 

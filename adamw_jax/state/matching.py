@@ -15,9 +15,9 @@ import numpy as np
 import optax
 
 from adamw_jax.core.combinators import chain, merge, precondition
+from adamw_jax.core.flow import opened, slots
 from adamw_jax.core.slots import parts
-from adamw_jax.core.transformation import Transformation, lift, opened, slots
-from adamw_jax.pieces.moments import CountState
+from adamw_jax.core.transformation import Transformation, lift
 from adamw_jax.pieces.prodigy import by_distance
 from adamw_jax.state.layout import Held, state
 
@@ -158,7 +158,7 @@ def scope(new: list[Entry], entry: Entry) -> list[int]:
     arrays = [i for i, e in enumerate(new) if e.held.leaf is not None]
     own = [i for i in arrays if new[i].place == entry.place]
     traits = entry.piece.factory.declared["traits"]
-    corrects = entry.held.kind is CountState or "correction" in traits
+    corrects = getattr(entry.held.kind, "_fields", ()) == ("count",) or "correction" in traits
     if own or not corrects:
         return own
     for n in range(len(entry.place), -1, -1):

@@ -12,8 +12,6 @@ from adamw_jax.core.transformation import lift
 from adamw_jax.core.trees import path_names, path_text
 from adamw_jax.pieces.eigenbasis import EigenbasisState
 from adamw_jax.pieces.hessian import EstimatorState
-from adamw_jax.pieces.moments import SumOfSquaresState
-from adamw_jax.pieces.nesterov import WarmingNesterovState
 from adamw_jax.pieces.prodigy import ByDistanceState
 from adamw_jax.pieces.schedule_free import ScheduleFreeState
 from adamw_jax.telemetry.metrics import learning_rates, metrics
@@ -95,8 +93,6 @@ _OTHERWISE = (
     EigenbasisState,
     EstimatorState,
     ScheduleFreeState,
-    SumOfSquaresState,
-    WarmingNesterovState,
 )
 
 
@@ -186,7 +182,8 @@ def _zeroed(node: Any, owner: Any, where: str) -> Any:
         inside = f"{where}." if where else ""
         return treedef.unflatten(_zeroed(x, owner, inside + name) for name, x in children.items())
     ours = owner is not None and owner.__module__.startswith("adamw_jax.")
-    if not ours or owner in _OTHERWISE:
+    at_zero = all(start == 0 for start in getattr(owner, "starts", ()))
+    if not (ours or hasattr(owner, "starts")) or owner in _OTHERWISE or not at_zero:
         raise ValueError(
             f"reset: {where!r} may begin at something else than 0. "
             "Call reset(state, path, tx=tx, params=params), which begins as tx.init(params) does."

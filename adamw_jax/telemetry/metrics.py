@@ -20,7 +20,6 @@ from adamw_jax.core.domains import Count
 from adamw_jax.core.numerics import Counter, abs_squared, count_up, safe_sqrt
 from adamw_jax.core.transformation import transformation
 from adamw_jax.core.trees import path_text
-from adamw_jax.pieces.scaling import ScaleByLearningRateState
 from adamw_jax.pieces.skip_nonfinite import SkipNonfiniteState
 
 
@@ -160,7 +159,8 @@ def _found(state: Any, path: tuple = ()) -> Iterator[tuple[tuple, dict[str, Any]
 def learning_rates(state: Any) -> list[tuple[tuple, Any, Any]]:
     """Path, count and last value of every learning rate that a state knows of."""
     injected = lambda x: "learning_rate" in getattr(x, "hyperparams", ())  # by Optax
-    known = lambda x: isinstance(x, ScaleByLearningRateState) or injected(x)
+    own = lambda x: {"count", "learning_rate"} <= set(getattr(x, "_fields", ()))
+    known = lambda x: own(x) or injected(x)
     found = []
     for path, x in jax.tree_util.tree_leaves_with_path(state, is_leaf=known):
         if known(x):

@@ -11,20 +11,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from adamw_jax.core.combinators import chain, expect_parts
+from adamw_jax.core.combinators import chain
 from adamw_jax.core.domains import Count
+from adamw_jax.core.flow import opened, slots
 from adamw_jax.core.numerics import abs_squared, count_up, divide, safe_sqrt
 from adamw_jax.core.routing import masked, routed, routes
 from adamw_jax.core.slots import parts, state_of
-from adamw_jax.core.transformation import (
-    Transformation,
-    init_part,
-    opened,
-    slots,
-    transformation,
-    update_part,
-)
+from adamw_jax.core.transformation import Transformation, expect_parts, transformation
 from adamw_jax.core.trees import cast
+from adamw_jax.core.update import init_part, update_part
 from adamw_jax.pieces.clipping import clip_by_global_norm
 from adamw_jax.pieces.scaling import identity
 from adamw_jax.pieces.skip_nonfinite import skip_nonfinite

@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from adamw_jax.core.flow import slots
 from adamw_jax.core.slots import parts
-from adamw_jax.core.transformation import Transformation, slots
+from adamw_jax.core.transformation import Transformation
 from adamw_jax.core.trees import is_key, path_text, widen
 from adamw_jax.inspect.contract.compare import (
     Broken,

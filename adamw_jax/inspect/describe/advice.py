@@ -6,9 +6,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from adamw_jax.core.flow import slots
 from adamw_jax.core.placement import axis_size, padding
 from adamw_jax.core.routing import masked, routed
-from adamw_jax.core.transformation import slots
 from adamw_jax.pieces.orthogonalize import orthogonalize, stack_heights, view_of
 from adamw_jax.state.layout import Held, Reach
 

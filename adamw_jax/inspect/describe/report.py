@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from adamw_jax.core.expression import is_node
-from adamw_jax.core.transformation import Transformation, foreign, slots
+from adamw_jax.core.flow import slots
+from adamw_jax.core.transformation import Transformation, foreign
 
 WIDTH = 80
 

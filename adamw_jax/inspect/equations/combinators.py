@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from adamw_jax.core.combinators import chain, fork, join, merge, names_branches, pick, precondition
+from adamw_jax.core.flow import slots
 from adamw_jax.core.numerics import divide
 from adamw_jax.core.routing import masked, routed
 from adamw_jax.core.slots import replace
 from adamw_jax.core.symbols import Symbol
-from adamw_jax.core.transformation import Transformation, slots
+from adamw_jax.core.transformation import Transformation
 from adamw_jax.core.wrappers import scheduled
 from adamw_jax.inspect.equations.simplify import same, simplify
 from adamw_jax.inspect.equations.walk import Scope, Value, Walk

@@ -12,8 +12,9 @@ import jax
 import numpy as np
 
 from adamw_jax.core.expression import made_by
+from adamw_jax.core.flow import slots
 from adamw_jax.core.symbols import Symbol
-from adamw_jax.core.transformation import Transformation, foreign, slots
+from adamw_jax.core.transformation import Transformation, foreign
 from adamw_jax.inspect.equations.names import Variables
 from adamw_jax.inspect.equations.simplify import Line, names_in, or_nothing, simplify, tidy
 from adamw_jax.schedules import Schedule

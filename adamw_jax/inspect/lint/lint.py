@@ -21,10 +21,11 @@ import jax.numpy as jnp
 import optax
 
 from adamw_jax.core.combinators import chain, fork, interpolate, join, merge, pick, precondition
+from adamw_jax.core.flow import slots
 from adamw_jax.core.numerics import add, divide
 from adamw_jax.core.routing import masked, routed
 from adamw_jax.core.slots import parts, replace
-from adamw_jax.core.transformation import Transformation, lift, slots
+from adamw_jax.core.transformation import Transformation, lift
 from adamw_jax.core.wrappers import scheduled
 from adamw_jax.inspect.equations.combinators import in_order
 from adamw_jax.inspect.lint import facts, rules
