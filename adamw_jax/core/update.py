@@ -330,7 +330,8 @@ def _update_elementwise(tx: Any, updates: Any, state: Any, params: Any) -> tuple
     if not leaves:  # the counts go on
         blank = jnp.zeros(0)
         fields = [dict.fromkeys(names, blank) for names in dealt.fields]
-        out = on_leaf(tx, _as_arrays(tree._replace(u=blank, theta=blank, fields=fields)))
+        theta = None if params is None else blank
+        out = on_leaf(tx, _as_arrays(tree._replace(u=blank, theta=theta, fields=fields)))
         return updates, dealt.gathered([[] for _ in dealt.columns], counts, out.shared)
     traced = is_traced((updates, state, params, tree))
     done, shared = _each_leaf(tx, tree, dealt, leaves, thetas, traced)
