@@ -107,7 +107,7 @@ def merge(op: Callable):
                 f"merge: the function's parameters are not the branches {', '.join(there)}. "
                 "Name them alike, for example merge(lambda g, m: g + m)."
             )
-        return each(by_name(op, there), *branches_of("merge", u, *there))
+        return each_by_name(op, dict(zip(there, branches_of("merge", u, *there), strict=True)))
 
     return flow
 
@@ -121,9 +121,11 @@ def _parameters(op: Callable) -> list[str]:
     return [p.name for p in parameters if p.default is p.empty]
 
 
-def by_name(op: Callable, names: Iterable[str]) -> Callable:
-    """The function with its arguments in the order of some names, which are its parameters'."""
-    return functools.wraps(op)(lambda *xs: op(**dict(zip(names, xs, strict=True))))
+def each_by_name(op: Callable, branches: dict[str, Any]) -> Any:
+    """`each` of an operation whose parameters are named like the branches, in its own order."""
+    names = [name for name in inspect.signature(op).parameters if name in branches]
+    called = functools.wraps(op)(lambda *xs: op(**dict(zip(names, xs, strict=True))))
+    return each(called, *(branches[name] for name in names))
 
 
 def names_branches(op: Callable, branches: dict[str, Any]) -> bool:
@@ -183,8 +185,9 @@ def join(op: Callable, **branches: optax.GradientTransformation):
     if not callable(op) or not (names_branches(op, branches) or _takes(op, branches)):
         raise TypeError(f"join: op is {op!r}. Pass a function of {', '.join(branches)} (arrays).")
     expect_parts("join", branches)
-    of = by_name(op, branches) if names_branches(op, branches) else op
-    return lambda run, u: each(of, *(run(name, u) for name in branches))
+    if names_branches(op, branches):
+        return lambda run, u: each_by_name(op, {name: run(name, u) for name in branches})
+    return lambda run, u: each(op, *(run(name, u) for name in branches))
 
 
 @combinator

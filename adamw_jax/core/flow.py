@@ -126,6 +126,7 @@ class Flow(optax.GradientTransformationExtraArgs):
       arguments: of the call that made it.
       listed: whether the slots are positions, and the state a tuple.
       splits: whether leaves are dealt out among the slots.
+      uses: how often the flow uses what it receives.
     """
 
     flow: Callable[[Run, Any], Any]
@@ -134,6 +135,7 @@ class Flow(optax.GradientTransformationExtraArgs):
     arguments: Mapping[str, Any]
     listed: bool
     splits: bool
+    uses: int
 
 
 class Formula(optax.GradientTransformationExtraArgs):
@@ -263,13 +265,17 @@ class Reading:
 
 
 class _Token(Value):
-    """A value about which nothing is known; remembers whether a branch was taken from it."""
+    """A value about which nothing is known; remembers how it was used."""
 
     def __init__(self):
-        self.forked = False
+        self.forked = False  # whether a branch was taken from it
+        self.uses = 0
 
     def each(self, op, values):
-        _each_branch_alike(values)
+        if any(isinstance(x, dict) for x in values):
+            raise TypeError("an operation is applied to a fork. Take one of its branches.")
+        for x in values:
+            x.uses += 1
         return _Token()
 
     def __getitem__(self, name):
@@ -277,30 +283,29 @@ class _Token(Value):
         return _Token()
 
 
-def _each_branch_alike(values: tuple) -> None:
-    if any(isinstance(x, dict) for x in values):
-        raise TypeError("a flow applies an operation to the branches of a fork. Take one of them.")
-
-
 class _Build(Reading):
     def part(self, run, slot, u):
+        for x in u.values() if isinstance(u, dict) else [u]:
+            x.uses += 1
         return _Token()
 
     def split(self, run, u, owners):
         return _Token()
 
 
-def check_flow(name: str, flow: Any, parts: Mapping[str, Any]) -> bool:
-    """Raises where a flow is none, or does what no reading could follow; returns whether it
-    deals out the leaves."""
+def check_flow(name: str, flow: Any, parts: Mapping[str, Any]) -> tuple[bool, int]:
+    """Raises where a flow is none, or does what no reading could follow.
+
+    Returns whether it deals out the leaves, and how often it uses what it receives."""
     if not callable(flow):
         raise TypeError(
             f"{name}: returned {flow!r}. A combinator's factory must return a function "
             "flow(run, u)."
         )
     run = Run(name, parts, _Build(), ())
+    start = _Token()
     try:
-        out = flow(run, _Token())
+        out = flow(run, start)
     except Branching as error:
         raise Branching(f"{name}: {error} Use each(jnp.where, ...).") from None
     except TypeError as error:
@@ -320,7 +325,7 @@ def check_flow(name: str, flow: Any, parts: Mapping[str, Any]) -> bool:
             f"{name}: its flow returns {out!r}. Return what run or each gave, or a dict of them "
             "by branch."
         )
-    return run.splits
+    return run.splits, start.uses
 
 
 class _Kind(Reading):

@@ -119,10 +119,10 @@ def correction(decay: Any, t: Any) -> jax.Array:
     return -jnp.expm1(t * jnp.log1p(decay - 1))
 
 
-@operation("x**y")
-def power(x: Any, y: Any) -> jax.Array:
-    """x^y."""
-    return x**y
+@operation("decay**t")
+def not_gathered(decay: Any, t: Any) -> jax.Array:
+    """decay^t: the weight that such an average still lacks."""
+    return 1 - correction(decay, t)
 
 
 def add(*terms: jax.Array) -> jax.Array:
@@ -142,13 +142,13 @@ def root_mean_square(x: jax.Array) -> jax.Array:
     return safe_sqrt(jnp.sum(abs_squared(x)) / max(x.size, 1))
 
 
-@operation("rotate(x, rotations)")
+@operation("rotations_left.T @ x @ rotations_right")
 def rotate(x: jax.Array, rotations: tuple[jax.Array | None, ...]) -> jax.Array:
     """x in the basis of the rotations' columns, along every axis."""
     return automatic(functools.partial(_rotate, back=False), x, x, rotations)
 
 
-@operation("rotate_back(x, rotations)")
+@operation("rotations_left @ x @ rotations_right.T")
 def rotate_back(x: jax.Array, rotations: tuple[jax.Array | None, ...]) -> jax.Array:
     """x back from the basis of the rotations' columns."""
     return automatic(functools.partial(_rotate, back=True), x, x, rotations)

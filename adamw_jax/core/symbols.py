@@ -121,41 +121,49 @@ setattr(Symbol, "__neg__", _negative)  # noqa: B010  as above; float declares an
 setattr(Symbol, "__abs__", _absolute)  # noqa: B010
 
 
-class _Fill(ast.NodeTransformer):
-    """Puts expressions in the place of names; what is put in is not copied."""
-
-    def __init__(self, filling: dict[str, ast.expr]):
-        self.filling = filling
-
-    def visit_Name(self, node):
-        return self.filling.get(node.id, node)
-
-
-def filled(node: ast.expr, filling: dict[str, ast.expr]) -> ast.expr:
-    """The expression with others in the place of some of its names."""
-    fresh = ast.parse(ast.unparse(node), mode="eval").body
-    return _Fill(filling).visit(fresh)
+def filled(node: Any, filling: dict[str, ast.expr]) -> Any:
+    """The expression with others in the place of some of its names; they are not copied, so
+    that each is still known by its identity."""
+    if isinstance(node, list):
+        return [filled(x, filling) for x in node]
+    if not isinstance(node, ast.AST):
+        return node
+    if isinstance(node, ast.Name) and node.id in filling:
+        return filling[node.id]
+    return type(node)(**{k: filled(v, filling) for k, v in ast.iter_fields(node)})
 
 
 def operation(written: str) -> Callable[[Callable], Callable]:
     """A function of arrays that can be run on symbols, where it is `written` so.
 
-    The text is Python over the function's own parameters:
-    `@operation("sqrt(x)")`.  A parameter `*terms` is written as its sum."""
+    The text is Python over the function's own parameters: `@operation("sqrt(x)")`.  For a
+    parameter `q` that may be a dict, its items are called `q_left`, `q_right`."""
     pattern = ast.parse(written, mode="eval").body
+    names = {n.id for n in ast.walk(pattern) if isinstance(n, ast.Name)}
 
     def decorate(function: Callable) -> Callable:
         signature = inspect.signature(function)
+        wanted = {n for n in names for p in signature.parameters if f"{n}_".startswith(f"{p}_")}
 
         @functools.wraps(function)
         def call(*args, **kwargs):
-            if not any(isinstance(x, Symbol) for x in (*args, *kwargs.values())):
+            if not any(_is_symbolic(x) for x in (*args, *kwargs.values())):
                 return function(*args, **kwargs)
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
-            filling = {name: formula_of(x) for name, x in bound.arguments.items()}
-            return Variable(filled(pattern, filling))
+            filling = {}
+            for name, value in bound.arguments.items():
+                items = value.items() if isinstance(value, dict) else ()
+                filling |= {f"{name}_{k}": formula_of(x) for k, x in items}
+                filling |= {} if isinstance(value, dict) else {name: formula_of(value)}
+            if wanted <= set(filling):
+                return Variable(filled(pattern, filling))
+            return Variable(ast.Call(ast.Name(function.__name__), [*filling.values()], []))
 
         return call
 
     return decorate
+
+
+def _is_symbolic(x: Any) -> bool:
+    return any(map(_is_symbolic, x.values())) if isinstance(x, dict) else isinstance(x, Symbol)

@@ -163,6 +163,7 @@ def transformation(
     produces: Kind = "tree",
     equation: Equation | None = None,
     traits: tuple[str, ...] = (),
+    now: Callable | None = None,
     eval_params: Callable | None = None,
 ) -> Callable[[Callable[P, optax.GradientTransformation]], Callable[P, Transformation]]: ...
 
@@ -175,6 +176,7 @@ def transformation(
     produces: Kind = "tree",
     equation: Equation | None = None,
     traits: tuple[str, ...] = (),
+    now: Callable | None = None,
     eval_params: Callable | None = None,
 ) -> Any:
     """Makes a factory's transformations remember the call that built them.
@@ -204,6 +206,9 @@ def transformation(
         function from the arguments to such a text.  The module
         `adamw_jax.inspect.equations` tells the rest.
       traits: words that `lint` reasons with; see `adamw_jax.inspect.lint`.
+      now: for a piece whose parts change with the update: from its arguments, and a
+        function that gives a schedule's value by name and schedule, to the parts as
+        they are at this update, by slot.
       eval_params: `(state, params) -> params` where the weights to evaluate
         are not the ones that are trained; takes the piece's arguments first.
 
@@ -225,6 +230,7 @@ def transformation(
         "produces": produces,
         "equation": equation,
         "traits": traits,
+        "now": now,
         "eval_params": eval_params,
     }
     for name, kind in (("consumes", consumes), ("produces", produces)):
@@ -307,7 +313,7 @@ def combinator(function: Callable[P, Callable]) -> Callable[P, Transformation]:
         )
         body.flow, body.parts, body.arguments = flow, parts, arguments
         body.listed = bool(parts) and all(slot.isdigit() for slot in parts)
-        body.splits = check_flow(name, flow, parts)
+        body.splits, body.uses = check_flow(name, flow, parts)
         body.rebuilt = lambda arguments: call_with(function, signature, arguments)
         return body
 
@@ -321,6 +327,7 @@ _DECLARED: dict[str, Any] = {
     "produces": "tree",
     "equation": None,
     "traits": (),
+    "now": None,
     "eval_params": None,
 }
 

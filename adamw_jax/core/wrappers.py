@@ -1,6 +1,6 @@
 """Timing: parts that begin late, and hyperparameters that change with the step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -54,7 +54,13 @@ def delay(tx: optax.GradientTransformation, steps: Count = 1):
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-@transformation
+def _now(arguments: Mapping[str, Any], value: Callable) -> dict[str, Transformation]:
+    """The part of `scheduled` with its hyperparameters as they are at an update."""
+    given = {k: value(k, x) for k, x in arguments.items() if k not in ("tx", "path")}
+    return {"tx": replace(arguments["tx"], arguments["path"], **given)}
+
+
+@transformation(equation="tx(u)", now=_now)
 def scheduled(tx: optax.GradientTransformation, path: str = "", /, **schedules: Callable):
     """Lets hyperparameters of any part follow a schedule.
 
@@ -97,8 +103,8 @@ def scheduled(tx: optax.GradientTransformation, path: str = "", /, **schedules: 
 
     def update(updates, state, params=None, **extra):
         expect_state("scheduled", TimedState, state)
-        values = {name: function(state.count) for name, function in schedules.items()}
-        out, new = update_part(replace(tx, path, **values), updates, state.tx, params, extra)
+        now = _now({"tx": tx, "path": path, **schedules}, lambda name, at: at(state.count))
+        out, new = update_part(now["tx"], updates, state.tx, params, extra)
         return out, TimedState(count_up(state.count), new)
 
     return optax.GradientTransformationExtraArgs(init, update)

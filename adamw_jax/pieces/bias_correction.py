@@ -9,7 +9,7 @@ from typing import Annotated
 import jax
 
 from adamw_jax.core.domains import Decay, Domain, Whole
-from adamw_jax.core.numerics import correction, safe_sqrt, where
+from adamw_jax.core.numerics import correction, not_gathered, safe_sqrt, where
 from adamw_jax.core.saying import named
 from adamw_jax.core.transformation import elementwise
 
@@ -86,8 +86,7 @@ def rectify(decay: Decay, *, threshold: FromFour = 5.0):
 
     def formula(u, t):
         last = named("rho_inf", 2 / (1 - decay) - 1)
-        gathered = correction(decay, t)
-        rho = named("rho", last - 2 * t * (1 - gathered) / gathered)
+        rho = named("rho", last - 2 * t * not_gathered(decay, t) / correction(decay, t))
         finite = rho >= threshold
         safe = where(finite, rho, 5)
         square = (safe - 4) * (safe - 2) * last / ((last - 4) * (last - 2) * safe)

@@ -1,6 +1,8 @@
 """Equations: the update rule of an expression, as a paper would print it.
 
-Pieces declare what they do, `@transformation(equation=...)`, as Python text.
+What is printed is what is computed: flows and formulas run on symbols, see
+`adamw_jax.core.flow` and `adamw_jax.core.saying`.  A piece that is more than
+elementwise declares what it does, `@transformation(equation=...)`, as Python text.
 In it
 
 * `u` is what the piece receives, or the names of the branches if that is a fork;
@@ -12,8 +14,8 @@ In it
   what it shall see in place of `t` or `theta`, or besides them;
 * the last statement is the value passed on.
 
-Any other function is printed by its name.  A piece that declares nothing
-appears as a function of what it receives.
+Any other function is printed by its name.  A piece that says nothing appears as a
+function of what it receives.
 """
 
 import ast
@@ -25,7 +27,6 @@ from typing import NamedTuple
 import optax
 
 from adamw_jax.core.transformation import Transformation, lift
-from adamw_jax.inspect.equations.combinators import COMBINATORS
 from adamw_jax.inspect.equations.notation import (
     condition_to_latex,
     escaped,
@@ -98,7 +99,7 @@ def _blocks(tx: Transformation, symbols: bool) -> Iterator[_Block]:
     """Every route is walked as if it were alone."""
     queue: list[tuple[str, ...]] = [()]
     while queue:
-        walk = Walk(COMBINATORS, symbols, queue.pop(0))
+        walk = Walk(symbols, queue.pop(0))
         lines = walk.run(tx)
         queue = walk.untaken + queue
         used = {n for line in lines for n in (line.name, *names_in(line.value, line.condition))}
@@ -125,7 +126,7 @@ def _renamed(node: ast.expr, names: dict[str, str]) -> ast.expr:
 
 def _text(block: _Block) -> str:
     lines = []
-    for name, value, condition, _ in block.lines:
+    for name, value, condition, *_ in block.lines:
         test = f"if {_code(condition)}: " if condition else ""
         lines.append(f"{test}{name} = {_code(flatten_products(value))}")
     if block.route:
@@ -143,7 +144,7 @@ def _rows(block: _Block) -> Iterator[str]:
     if block.route:
         yield rf"&\text{{{escaped(block.route)}:}}"
     clock = _Clock(block)
-    for i, (name, value, condition, initial) in enumerate(block.lines):
+    for i, (name, value, condition, initial, _) in enumerate(block.lines):
         if i in clock.copies.values():
             continue
         here = lambda x, i=i, initial=initial: clock.written(x, i, initial)
@@ -174,7 +175,7 @@ class _Clock:
         begun = {line.name for line in self.lines if line.initial}
         self.copies: dict[str, int] = {}
         self.timeless = set(block.fixed)
-        for i, (name, value, condition, initial) in enumerate(self.lines):
+        for i, (name, value, condition, initial, _) in enumerate(self.lines):
             needs = names_in(value, condition)
             if name == "theta" or initial:
                 continue

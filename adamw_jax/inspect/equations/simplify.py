@@ -45,6 +45,11 @@ def or_nothing(node: ast.AST) -> bool:
     return isinstance(node, ast.IfExp) and is_number(node.orelse, 0)
 
 
+def is_sum_with(node: ast.expr, term: ast.expr) -> ast.BinOp | None:
+    """The node itself, if it is `term + something` or `term - something`."""
+    return node if _is(node, ast.Add, ast.Sub) and same(node.left, term) else None
+
+
 def _when(test: ast.expr, body: ast.expr) -> ast.expr:
     return ast.IfExp(test, body, ast.Constant(0))
 
@@ -124,6 +129,17 @@ def divide(a, b) -> ast.expr:
     return ast.BinOp(a, ast.Div(), b)
 
 
+def matrix_multiply(a, b) -> ast.expr:
+    """a @ b; what is nothing at first makes nothing of the product."""
+    if is_number(a, 0) or is_number(b, 0):
+        return ast.Constant(0)
+    if or_nothing(a):
+        return _when(a.test, matrix_multiply(a.body, b))
+    if or_nothing(b):
+        return _when(b.test, matrix_multiply(a, b.body))
+    return ast.BinOp(a, ast.MatMult(), b)
+
+
 def power(a, b) -> ast.expr:
     """a ** b, without exponents 0 and 1."""
     if is_number(b, 0):
@@ -135,6 +151,7 @@ _BINARY = {
     ast.Add: add,
     ast.Sub: sub,
     ast.Mult: multiply,
+    ast.MatMult: matrix_multiply,
     ast.Div: divide,
     ast.Pow: power,
 }
@@ -206,12 +223,14 @@ def flatten_products(node: ast.expr) -> ast.expr:
 
 
 class Line(NamedTuple):
-    """`name = value`, done where `condition` holds; `initial` for the value before t = 1."""
+    """`name = value`, done where `condition` holds; `initial` for the value before t = 1, and
+    `passing` for what has a name only since it is used more than once."""
 
     name: str
     value: ast.expr
     condition: ast.expr | None = None
     initial: bool = False
+    passing: bool = False
 
 
 def tidy(lines: Iterable[Line], last: list[Line]) -> list[Line]:
@@ -222,7 +241,8 @@ def tidy(lines: Iterable[Line], last: list[Line]) -> list[Line]:
         if test is not None:
             value = simplify(under(test, value))
             test = None if same(test, ast.Constant(True)) else test
-        kept.append(Line(line.name, value, test, line.initial))
+        kept.append(line._replace(value=value, condition=test))
+    kept = _inlined(kept)
     needed = {line.name for line in last}
     while True:
         used = [line for line in kept if line.name in needed]
@@ -231,3 +251,38 @@ def tidy(lines: Iterable[Line], last: list[Line]) -> list[Line]:
             break
         needed |= more
     return [ln for ln in used if not (ln.initial and is_number(ln.value, 0))]
+
+
+def _inlined(lines: list[Line]) -> list[Line]:
+    """Lines without names for what turned out to be used once, where it is still the same."""
+    for i, line in enumerate(lines):
+        if not line.passing or line.condition is not None:
+            continue
+        uses = [j for j, other in enumerate(lines) if _count(other, line.name)]
+        if len(uses) != 1 or _count(lines[uses[0]], line.name) > 1 or uses[0] <= i:
+            continue
+        between = {other.name for other in lines[i + 1 : uses[0]]}
+        if between & names_in(line.value):
+            continue
+        user = lines[uses[0]]
+        value = simplify(_put(user.value, line.name, line.value))
+        test = user.condition and _put(user.condition, line.name, line.value)
+        value = simplify(under(test, value)) if test is not None else value
+        if test is None and or_nothing(value) and user.name == "theta":
+            test, value = value.test, value.body  # type: ignore[attr-defined]
+        lines[uses[0]] = user._replace(value=value, condition=test)
+        return _inlined(lines[:i] + lines[i + 1 :])
+    return lines
+
+
+def _count(line: Line, name: str) -> int:
+    nodes = [n for x in (line.value, line.condition) if x is not None for n in ast.walk(x)]
+    return sum(isinstance(n, ast.Name) and n.id == name for n in nodes)
+
+
+def _put(node: ast.expr, name: str, value: ast.expr) -> ast.expr:
+    class Put(ast.NodeTransformer):
+        def visit_Name(self, inner):
+            return value if inner.id == name else inner
+
+    return Put().visit(copy.deepcopy(node))

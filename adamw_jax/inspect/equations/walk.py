@@ -1,37 +1,60 @@
-"""The walk that puts the equations of pieces one into the other.
+"""The walk that puts what pieces say one into the other.
 
-`Walk` goes through an expression as its update does, keeps a list of `Line`s
-and gives every variable an id; `Variables.resolve` finds their names in the end.
+`Walk` is the reading by symbols: it goes through an expression as its update does,
+keeps a list of `Line`s and gives every variable an id; `Variables.resolve` finds
+their names in the end.
 """
 
 import ast
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
 from adamw_jax.core.expression import made_by
-from adamw_jax.core.flow import slots
-from adamw_jax.core.symbols import Symbol
-from adamw_jax.core.transformation import Transformation, foreign
+from adamw_jax.core.flow import Owners, Path, Reading, Run, Value, interpret, slots
+from adamw_jax.core.saying import Saying, saying
+from adamw_jax.core.symbols import Branching, Symbol, filled, formula_of, variable
+from adamw_jax.core.transformation import Transformation
 from adamw_jax.inspect.equations.names import Variables
-from adamw_jax.inspect.equations.simplify import Line, names_in, or_nothing, simplify, tidy
+from adamw_jax.inspect.equations.simplify import (
+    Line,
+    is_sum_with,
+    names_in,
+    or_nothing,
+    same,
+    simplify,
+    tidy,
+)
 from adamw_jax.schedules import Schedule
-
-Value = Any  # an ast.expr, or a dict of them by the names of branches
-
 
 Scope = dict[str, ast.expr]
 
 
-class Walk:
+class Formula(Value):
+    """What the updates are at one place: a formula, in the variables of a walk."""
+
+    def __init__(self, walk: "Walk", node: ast.expr):
+        self.walk, self.node = walk, node
+
+    def each(self, op: Callable, values: tuple) -> "Formula":
+        return Formula(self.walk, self.walk.operate(op, values))
+
+    def __getitem__(self, name: str) -> "Formula":
+        whole = isinstance(self.node, ast.Name)  # nothing is before it: the fork is what comes in
+        branch = ast.Name(name)
+        return Formula(self.walk, branch if whole else ast.Call(branch, [self.node], []))
+
+
+Signal = Any  # a Formula, or a dict of them by the names of branches
+
+
+class Walk(Reading):
     """One pass over an expression; `route` says which branch to take where leaves are routed."""
 
-    def __init__(
-        self, combinators: Mapping[Any, Callable], symbols: bool, route: tuple[str, ...] = ()
-    ):
-        self.combinators = combinators  # factory -> function(walk, tx, u, scope, path)
+    def __init__(self, symbols: bool, route: tuple[str, ...] = ()):
         self.symbols = symbols
         self.route: tuple[str, ...] = ()
         self._given = route
@@ -40,13 +63,14 @@ class Walk:
         self.fixed: list[str] = []  # what has no time index
         self.lines: list[Line] = []
         self.conditions: list[ast.expr] = []
+        self.path: Path = ()  # of what is being read
+        self.scope: Scope = {"t": ast.Name("t"), "theta": ast.Name("theta")}
         self._shared: list[tuple[str, Any]] = []  # ids of what is not written out
         self._numbers: dict[tuple[str, float], str] = {}
 
     def run(self, tx: Transformation) -> list[Line]:
         """All lines, the last of which moves the parameters."""
-        start: Scope = {"t": ast.Name("t"), "theta": ast.Name("theta")}
-        result = self.value(self._symbolic(tx), ast.Name("g"), start)
+        result = self.written_out(interpret(self._symbolic(tx), self.of(ast.Name("g")), self))
         if isinstance(result, dict):
             return tidy(self.lines, [Line(name, value) for name, value in result.items()])
         step, test = simplify(result), None
@@ -55,26 +79,95 @@ class Walk:
         moved = ast.BinOp(ast.Name("theta"), ast.Add(), step)
         return tidy(self.lines, [Line("theta", moved, test)])
 
-    def value(self, tx: Transformation, u: Value, scope: Scope, path: tuple[str, ...] = ()):
-        """What `tx` makes of `u`; the state it keeps is added to the lines."""
-        declared = tx.factory.declared["equation"]
-        text = declared(tx.arguments) if callable(declared) else declared
-        if text is not None:
-            return self.read(tx, text, u, scope, path)
-        if tx.factory in self.combinators:
-            return self.combinators[tx.factory](self, tx, u, scope, path)
-        if tx.composite:
-            return self.value(tx.body, u, scope, path)
-        parts = [self.value(part, u, scope, (*path, n)) for n, part in slots(tx).items()]
-        trees = [x for v in parts or [u] for x in (v.values() if isinstance(v, dict) else [v])]
-        name = made_by(tx.arguments["transform"]) if tx.factory is foreign else tx.factory.__name__
-        return ast.Call(ast.Name(name), trees, [])
+    def of(self, node: Any) -> Signal:
+        """A formula, or branches of them, as a value that flows pass along."""
+        if isinstance(node, dict):
+            return {name: self.of(x) for name, x in node.items()}
+        return Formula(self, node)
 
-    def read(self, tx: Any, text: str, u: Value, scope: Scope, path: tuple[str, ...] = ()) -> Value:
-        """The value of a declared equation."""
-        body, result = _parsed(tx, text)
+    def written_out(self, u: Signal) -> Any:
+        """The formulas of a value."""
+        if isinstance(u, dict):
+            return {name: self.written_out(x) for name, x in u.items()}
+        return u.node
+
+    # --- what the reading says of pieces, slots, operations, and splits ---
+
+    def speaks(self, tx):
+        return tx.factory.declared["equation"] is not None
+
+    def piece(self, tx, u, path):
+        said = saying(tx)
+        if said is not None:
+            return self.of(self.read(tx, said, self.written_out(u), self.scope, path))
+        inside = slots(tx).items()
+        parts = [interpret(part, u, self, (*path, name)) for name, part in inside] or [u]
+        values = [x for v in parts for x in (v.values() if isinstance(v, dict) else [v])]
+        name = made_by(tx.arguments["transform"]) if tx.is_foreign else tx.factory.__name__
+        return self.of(ast.Call(ast.Name(name), [x.node for x in values], []))
+
+    def flow(self, tx, path):
+        def named(run, u):
+            self.path, before = path, self.path
+            if tx.body.uses > 1:  # by several slots, or by one and an operation
+                u = self.of(self.once(self.written_out(u), path))
+            out = tx.body.flow(run, u)
+            self.path = before
+            return out
+
+        return named
+
+    def split(self, run: Run, u: Signal, owners: Owners) -> Signal:
+        if not owners.passes:
+            name = self.decide(tuple(run.parts))
+            return interpret(run.parts[name], u, self, (*run.path, name))
+        ((name, part),) = run.parts.items()
+        u = self.of(self.once(self.written_out(u), run.path))
+        out = interpret(part, u, self, (*run.path, name))
+        if isinstance(out, dict) or isinstance(u, dict):
+            return out
+        new, old = simplify(out.node), simplify(u.node)
+        if same(new, old):
+            return u
+        mask = ast.Name(self.share(owners.by, "mask"))
+        if term := is_sum_with(new, old):
+            return self.of(ast.BinOp(old, term.op, ast.BinOp(mask, ast.Mult(), term.right)))
+        return self.of(ast.IfExp(mask, new, old))
+
+    def operate(self, op: Callable, values: tuple) -> ast.expr:
+        """`op` of some values, by running it on symbols; a named function if that fails."""
+        nodes: dict[str, ast.expr] = {}
+
+        def hole(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: hole(x) for key, x in value.items()}
+            name = f".{len(nodes)}"
+            nodes[name] = value.node
+            return variable(name)
+
+        holes = [hole(value) for value in values]
+        name = getattr(op, "__name__", "op")
+        opaque = ast.Call(ast.Name(name if name.isidentifier() else "op"), [*nodes.values()], [])
+        try:
+            result = op(*holes)
+        except Branching:
+            raise
+        except Exception:  # it is not arithmetic
+            return opaque
+        if not isinstance(result, Symbol):
+            return opaque
+        found = [n.id for n in ast.walk(result.formula) if isinstance(n, ast.Name)]
+        often = lambda key: found.count(key) > 1
+        filling = {k: self.once(x, self.path) if often(k) else x for k, x in nodes.items()}
+        return filled(formula_of(result), filling)
+
+    def read(self, tx: Any, said: Saying, u: Any, scope: Scope, path: Path = ()) -> Any:
+        """The value of what a piece, or a schedule, says; the state it keeps is added to the
+        lines."""
+        body, result = copy.deepcopy(said)  # what is read is filled in
         loads = [n.id for part in (*body, result) for n in ast.walk(part) if type(n) is ast.Name]
-        if isinstance(u, dict) and "u" in loads and "u" not in u and text != "u":
+        passes = not body and isinstance(result, ast.Name) and result.id == "u"
+        if isinstance(u, dict) and "u" in loads and "u" not in u and not passes:
             raise ValueError(
                 f"equations: {tx.factory.__name__} receives the branches {', '.join(u)} of a fork, "
                 "and not one tree of updates. Put merge(op) or pick(name) before it."
@@ -88,7 +181,7 @@ class Walk:
             n.id
             for statement in body
             for n in ast.walk(statement)
-            if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
+            if isinstance(n, ast.Name) and isinstance(getattr(n, "ctx", None), ast.Store)
         }
         for statement in body:
             reader.execute(statement)
@@ -98,7 +191,7 @@ class Walk:
         value = reader.visit(result)
         return value if isinstance(value, dict) else simplify(value)
 
-    def once(self, u: Value, path: tuple[str, ...]) -> Value:
+    def once(self, u: Any, path: Path) -> Any:
         """`u` as a name, so that it may be used twice."""
         if isinstance(u, dict):
             return {name: self.once(x, path) for name, x in u.items()}
@@ -108,14 +201,16 @@ class Walk:
         inside = names_in(u)
         gradient = "g" in inside and not inside & {line.name for line in self.lines}
         new = self.variables.new("tilde", path, "g") if gradient else self.variables.new("u", path)
-        self.assign(new, u)
+        self.assign(new, u, passing=True)
         return ast.Name(new)
 
-    def assign(self, name: str, value: ast.expr, initial: bool = False) -> None:
+    def assign(
+        self, name: str, value: ast.expr, initial: bool = False, passing: bool = False
+    ) -> None:
         """Adds a line, under the conditions that hold now."""
         tests = list({ast.unparse(test): test for test in self.conditions}.values())
         test = tests[0] if len(tests) == 1 else ast.BoolOp(ast.And(), tests) if tests else None
-        self.lines.append(Line(name, value, test, initial))
+        self.lines.append(Line(name, value, test, initial, passing))
 
     def decide(self, names: tuple[str, ...]) -> str:
         """The branch to take among those that leaves are routed to."""
@@ -171,9 +266,9 @@ class Walk:
             return ast.Constant(value) if plain else ast.Name(self.share(value, name))
         earlier = ast.BinOp(scope["t"], ast.Sub(), ast.Constant(1))
         symbol = next((known for known, other in self._shared if other is value), None)
-        text = value.factory.declared.get("equation") if isinstance(value, Schedule) else None
-        if text is not None and called and symbol is None:
-            return self.read(value, text, ast.Name("u"), {**scope, "t": earlier})
+        said = saying(value) if isinstance(value, Schedule) else None
+        if said is not None and called and symbol is None:
+            return self.read(value, said, ast.Name("u"), {**scope, "t": earlier})
         own = getattr(value, "__name__", "")
         function: ast.expr = ast.Name(symbol or (own if own.isidentifier() else name))
         if isinstance(value, Schedule) and symbol is None:
@@ -197,11 +292,20 @@ class Walk:
 class _Reader(ast.NodeTransformer):
     """Executes the statements of one equation, with formulas for values."""
 
-    def __init__(self, walk: Walk, tx: Any, u: Value, scope: Scope, path: tuple[str, ...]):
+    def __init__(self, walk: Walk, tx: Any, u: Any, scope: Scope, path: Path):
         self.walk, self.tx, self.u, self.scope, self.path = walk, tx, u, scope, path
         self.assigned: set[str] = set()
         self.own: dict[str, str] = {}  # their ids
-        self.parts = slots(tx) if isinstance(tx, Transformation) else {}
+        self.parts = self._parts() if isinstance(tx, Transformation) else {}
+
+    def _parts(self) -> dict[str, Transformation]:
+        """The parts, with hyperparameters as they are at this update."""
+        now = self.tx.factory.declared["now"]
+        parts = slots(self.tx)
+        return parts | now(self.tx.arguments, self._at_this_update) if now else parts
+
+    def _at_this_update(self, name: str, schedule: Callable) -> Symbol:
+        return Symbol(float(schedule(0)), self.walk.written(schedule, name, self.scope))
 
     def execute(self, statement: ast.stmt) -> None:
         if isinstance(statement, ast.If):
@@ -245,8 +349,11 @@ class _Reader(ast.NodeTransformer):
         arguments = [self.visit(x) for x in node.args]
         keywords = {k.arg: self.visit(k.value) for k in node.keywords}
         if name in self.parts:
-            inner = {**self.scope, **keywords}
-            return self.walk.value(self.parts[name], arguments[0], inner, (*self.path, name))
+            before, self.walk.scope = self.walk.scope, {**self.scope, **keywords}
+            u = self.walk.of(arguments[0])
+            out = interpret(self.parts[name], u, self.walk, (*self.path, name))
+            self.walk.scope = before
+            return self.walk.written_out(out)
         return ast.Call(node.func, arguments, [ast.keyword(k, v) for k, v in keywords.items()])
 
     def visit_IfExp(self, node):
@@ -257,31 +364,6 @@ class _Reader(ast.NodeTransformer):
         orelse = self.visit(node.orelse)
         self.walk.conditions.pop()
         return ast.IfExp(test, body, orelse)
-
-
-def _parsed(tx: Any, text: str) -> tuple[list[ast.stmt], ast.expr]:
-    """The statements of an equation and the value passed on."""
-    try:
-        *body, last = ast.parse(text).body
-        if all(map(_is_plain, body)) and isinstance(last, ast.Expr):
-            return body, last.value
-    except (SyntaxError, ValueError):
-        pass
-    raise ValueError(
-        f"equations: the equation of {tx.factory.__name__} is {text!r}. Write assignments, each to "
-        "one name of your own and at most below an if, then the value passed on, such as "
-        '"m = decay * m + u; m".'
-    )
-
-
-def _is_plain(statement: ast.stmt) -> bool:
-    """Whether a statement gives one name a value, or does so under a condition."""
-    if isinstance(statement, ast.If):
-        assigned = all(isinstance(s, ast.Assign) and _is_plain(s) for s in statement.body)
-        return assigned and not statement.orelse
-    names = statement.targets if isinstance(statement, ast.Assign) else []
-    own = (isinstance(x, ast.Name) and x.id not in ("u", "t", "theta") for x in names)
-    return len(names) == 1 and all(own)
 
 
 def is_scalar(x: Any) -> bool:

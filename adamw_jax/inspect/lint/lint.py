@@ -27,7 +27,6 @@ from adamw_jax.core.routing import masked, routed
 from adamw_jax.core.slots import parts, replace
 from adamw_jax.core.transformation import Transformation, lift
 from adamw_jax.core.wrappers import scheduled
-from adamw_jax.inspect.equations.combinators import in_order
 from adamw_jax.inspect.lint import facts, rules
 from adamw_jax.inspect.lint.facts import GRADIENT, UNKNOWN, WORDS, Signal
 from adamw_jax.inspect.lint.rules import RULES, Finding, finding
@@ -99,6 +98,17 @@ def _opened(tx: Transformation) -> Transformation:
 
 def _join(*names: str) -> str:
     return ".".join(filter(None, names))
+
+
+def in_order(op, branches):
+    import inspect
+
+    names = inspect.signature(op).parameters
+    return (
+        {n: branches[n] for n in names if n in branches}
+        if set(branches) <= set(names)
+        else branches
+    )
 
 
 class _Walk:
