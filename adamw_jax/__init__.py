@@ -2,10 +2,11 @@
 
 from adamw_jax.core.combinators import chain, fork, interpolate, join, merge, pick, precondition
 from adamw_jax.core.diff import Change, Changes, diff
+from adamw_jax.core.flow import each, per_tree
 from adamw_jax.core.numerics import add, divide
 from adamw_jax.core.routing import masked, route, routed, routes
 from adamw_jax.core.slots import expand, part, parts, replace, swap
-from adamw_jax.core.transformation import Transformation, transformation
+from adamw_jax.core.transformation import Transformation, combinator, elementwise, transformation
 from adamw_jax.core.wrappers import delay, scheduled
 from adamw_jax.inspect.contract.check import assert_contract, check
 from adamw_jax.inspect.cost.cost import Cost, cost
@@ -159,6 +160,7 @@ __all__ = [
     "clip_by_global_norm",
     "clip_by_leaf_norm",
     "clip_by_rms",
+    "combinator",
     "constant",
     "cosine",
     "cost",
@@ -172,7 +174,9 @@ __all__ = [
     "difference",
     "distance_root",
     "divide",
+    "each",
     "eigenbasis",
+    "elementwise",
     "equations",
     "eval_params",
     "expand",
@@ -208,6 +212,7 @@ __all__ = [
     "parse",
     "part",
     "parts",
+    "per_tree",
     "pick",
     "precondition",
     "previous_second_moment",
