@@ -21,7 +21,7 @@ lint: .venv/has-test
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
 
-bench: .venv/has-examples
+bench: .venv/has-test
 	@.venv/bin/python -m benchmarks
 	@.venv/bin/python -m benchmarks.zoo
 

@@ -3,5 +3,6 @@
 * `measure`: how two callables are compared fairly on a busy machine.
 * `cases`: what is compared, and the bar each case is held to.
 
-`python -m benchmarks` runs all cases and writes docs/benchmarks.md.
+`python -m benchmarks` measures all rows and writes docs/benchmarks.md;
+`python -m benchmarks trace_80_shapes` measures one.
 """

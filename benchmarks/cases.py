@@ -1,8 +1,12 @@
 """What is compared with Optax: the same work, the same arrays, the same precision."""
 
+import gc
+import importlib
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -11,16 +15,25 @@ import numpy as np
 import optax
 
 import adamw_jax
-from benchmarks.measure import Summary, ratio, rounds, stopwatch, summary
+from benchmarks.measure import Comparison, cold, in_new_process, steady, stopwatch
+
+jax.config.update("jax_enable_compilation_cache", False)  # no row is answered from the disk
+
+
+class Bar(NamedTuple):
+    """The largest value wanted, and of what: a field of the comparison."""
+
+    most: float
+    of: str = "ratio"
 
 
 class Case(NamedTuple):
-    """One row of the table: what it says, the largest value wanted, and how to measure."""
+    """One row of the table: what it says, how to measure it, its bar, and its unit."""
 
-    name: str
-    bar: float
-    measure: Callable[[], Summary]
-    unit: str = ""
+    what: str
+    measure: Callable[[], Comparison]
+    bar: Bar | None = None
+    unit: str = "s"
 
 
 # --- trees -------------------------------------------------------------------
@@ -48,25 +61,12 @@ def gpt2(width=256, vocabulary=8000):
     return {"tokens": tokens, "positions": positions, "norm": norm(), **blocks}
 
 
-def many_leaves(layers, kinds=5):
-    """Three small leaves a layer, of a few different shapes."""
-    layer = lambda i: {
-        "kernel": jnp.zeros((8 + i % kinds, 4)),
-        "bias": jnp.zeros(4),
-        "scale": jnp.zeros(4),
-    }
-    return {f"layer_{i}": layer(i) for i in range(layers)}
+def leaves(count, shapes=8):
+    """Small matrices, of so many different shapes."""
+    return {f"kernel_{i}": jnp.zeros((8, 4 + i % shapes)) for i in range(count)}
 
 
 # --- work --------------------------------------------------------------------
-
-
-def adamw(library):
-    return library.adamw(1e-3)
-
-
-def clipped_adamw(library):
-    return library.chain(library.clip_by_global_norm(1.0), library.adamw(1e-3))
 
 
 def step(tx, params, extra=None):
@@ -88,93 +88,187 @@ def step(tx, params, extra=None):
     return run
 
 
-def trace_and_lower(tx, params):
-    """What jit does before XLA compiles, from cold caches."""
-    state = tx.init(params)
-
-    def run():
-        jax.clear_caches()
-        jax.jit(lambda g, s, p: tx.update(g, s, p)).trace(params, state, params).lower()
-
-    return run
-
-
 def eager(tx, params):
     """An update outside of jit."""
-    state = tx.init(params)
+    state = jax.block_until_ready(tx.init(params))
     return lambda: jax.block_until_ready(tx.update(params, state, params))
 
 
-def against_optax(work, optimizer, params, count):
-    """The ratio of the same work with our optimizer and with Optax's."""
-    params = params()
-    set_up = lambda library: lambda: stopwatch(work(optimizer(library), params))
-    return ratio(set_up(adamw_jax), set_up(optax), count)
+def lower(tx, params, state):
+    """What jit does before XLA compiles, of a function that it has not seen."""
+    return jax.jit(lambda g, s, p: tx.update(g, s, p)).trace(params, state, params).lower()
 
 
-def control(params, count):
-    """Optax against itself: what the method calls equal."""
-    params = params()
-    set_up = lambda: stopwatch(step(adamw(optax), params))
-    return ratio(set_up, set_up, count)
+# --- measurements, of `adamw_jax` or of `optax` ------------------------------
 
 
-def import_seconds(module):
-    code = f"import time; t = time.perf_counter(); import {module}; print(time.perf_counter() - t)"
+def adamw(library):
+    return library.adamw(1e-3)
+
+
+def clipped_adamw(library):
+    return library.chain(library.clip_by_global_norm(1.0), library.adamw(1e-3))
+
+
+def cold_caches():
+    """Before the work, to which it gives nothing."""
+    jax.clear_caches()
+    return ()
+
+
+def trace_seconds(library, params):
+    """Tracing and lowering from cold caches."""
+    tx = adamw(library)
+    state = tx.init(params)
+    return stopwatch(lambda: lower(tx, params, state), cold_caches)
+
+
+def compile_seconds(library, params):
+    """XLA alone, on a program that it has not seen."""
+    tx = adamw(library)
+    state = tx.init(params)
+
+    def prepare():
+        jax.clear_caches()
+        return (lower(tx, params, state),)
+
+    return stopwatch(lambda lowered: lowered.compile(), prepare)
+
+
+def first_eager_seconds(library, count):
+    """An update outside of jit in a process that has run none, all that it compiles included."""
+    return stopwatch(eager(adamw(importlib.import_module(library)), leaves(count)))()
+
+
+def resident_megabytes():
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def megabytes_kept(library, optimizers):
+    """By how much a process grows by so many optimizers, each used once and forgotten."""
+    library, params = importlib.import_module(library), leaves(8)
+
+    def trial():
+        eager(library.adamw(lambda count: 1e-3), params)()
+
+    for _ in range(3):
+        trial()
+    before = resident_megabytes()
+    for _ in range(optimizers):
+        trial()
+    return resident_megabytes() - before
+
+
+def tpu_bytes(library):
+    """Bytes through main memory for each parameter of GPT-2 small, compiled for a TPU v5e."""
+    params = jax.eval_shape(lambda: gpt2(width=768, vocabulary=50257))
+    return adamw_jax.cost(adamw(library), params, topology="v5e:2x2x1").bytes_per_parameter
+
+
+def import_seconds(library):
+    code = f"import time; t = time.perf_counter(); import {library}; print(time.perf_counter() - t)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return float(done.stdout)
 
 
-def extra_import_time(count):
-    """Seconds that `import adamw_jax` takes beyond `import optax`."""
-    ours, theirs = (lambda: import_seconds("adamw_jax")), (lambda: import_seconds("optax"))
-    return summary([a - b for a, b in rounds(ours, theirs, count)])
-
-
-def worked_example_error():
-    """The largest float32 error of four AdamW steps by hand, in units of Optax's.
-
-    Optax decays by lr·λ: its λ is ten times that of the independent form."""
+def worked_example_error(library):
+    """The largest float32 error of four AdamW steps whose values are known."""
     exact = np.array([0.395000005, 0.292792502363, 0.190990028271, 0.100742827916])
-
-    def error(tx):
-        theta = jnp.float32(0.5)
-        state, path = tx.init(theta), []
-        for g in jnp.array([0.2, 0.15, 0.25, 0.05], jnp.float32):
-            updates, state = tx.update(g, state, theta)
-            theta = optax.apply_updates(theta, updates)
-            path.append(float(theta))
-        return np.abs(np.array(path) - exact).max()
-
-    ours = error(adamw_jax.adamw(0.1, weight_decay=0.01, coupling="independent"))
-    value = float(ours / error(optax.adamw(0.1, weight_decay=0.1)))
-    return Summary(value, value, value)
+    tx, theta = library.adamw(0.1, weight_decay=0.1), jnp.float32(0.5)
+    state, path = tx.init(theta), []
+    for g in jnp.array([0.2, 0.15, 0.25, 0.05], jnp.float32):
+        updates, state = tx.update(g, state, theta)
+        theta = optax.apply_updates(theta, updates)
+        path.append(float(theta))
+    return float(np.abs(np.array(path) - exact).max())
 
 
-CASES = (
-    Case("step, one leaf of 16M", 1.03, lambda: against_optax(step, adamw, one_leaf, 8)),
-    Case("step, GPT-2-shaped, 148 leaves", 1.03, lambda: against_optax(step, adamw, gpt2, 16)),
-    Case(
-        "step with clipping, one leaf of 16M",
-        0.75,
-        lambda: against_optax(step, clipped_adamw, one_leaf, 6),
+# --- cases -------------------------------------------------------------------
+
+
+def steadily(measurement, rounds):
+    """Both libraries at work that repeats."""
+    return lambda: steady(lambda: measurement(adamw_jax), lambda: measurement(optax), rounds)
+
+
+def afresh(measurement, count):
+    """Both libraries at work that starts from nothing."""
+    return lambda: cold(lambda: measurement(adamw_jax), lambda: measurement(optax), count)
+
+
+CASES = {
+    "step_one_leaf": Case(
+        "jitted step, one leaf of 16M",
+        steadily(lambda library: stopwatch(step(adamw(library), one_leaf())), 8),
+        Bar(1.02),
     ),
-    Case(
-        "step with clipping, GPT-2-shaped",
-        0.75,
-        lambda: against_optax(step, clipped_adamw, gpt2, 10),
+    "step_gpt2": Case(
+        "jitted step, GPT-2-shaped, 148 leaves",
+        steadily(lambda library: stopwatch(step(adamw(library), gpt2())), 16),
+        Bar(1.02),
     ),
-    Case(
-        "trace and lower, 600 leaves",
-        0.5,
-        lambda: against_optax(trace_and_lower, adamw, lambda: many_leaves(200), 2),
+    "clip_one_leaf": Case(
+        "jitted step with clipping by the global norm, one leaf of 16M",
+        steadily(lambda library: stopwatch(step(clipped_adamw(library), one_leaf())), 6),
+        Bar(0.6),
     ),
-    Case(
+    "clip_gpt2": Case(
+        "jitted step with clipping by the global norm, GPT-2-shaped",
+        steadily(lambda library: stopwatch(step(clipped_adamw(library), gpt2())), 10),
+        Bar(0.6),
+    ),
+    "trace_8_shapes": Case(
+        "trace and lower, 600 leaves of 8 shapes",
+        afresh(lambda library: trace_seconds(library, leaves(600)), 8),
+        Bar(0.4),
+    ),
+    "trace_80_shapes": Case(
+        "trace and lower, 80 leaves of 80 shapes",
+        afresh(lambda library: trace_seconds(library, leaves(80, shapes=80)), 12),
+        Bar(1.0),
+    ),
+    "compile": Case(
+        "XLA compiles the update of 100 leaves",
+        afresh(lambda library: compile_seconds(library, leaves(100)), 8),
+        Bar(1.2),
+    ),
+    "eager": Case(
         "update outside of jit, 100 leaves",
-        0.15,
-        lambda: against_optax(eager, adamw, lambda: many_leaves(34), 10),
+        steadily(lambda library: stopwatch(eager(adamw(library), leaves(100))), 10),
+        Bar(0.3),
     ),
-    Case("import, seconds over Optax's", 0.2, lambda: extra_import_time(10), " s"),
-    Case("float32 error of the worked example", 0.25, worked_example_error),
-    Case("control: Optax's step against itself", np.inf, lambda: control(one_leaf, 8)),
-)
+    "first_eager": Case(
+        "first update outside of jit, 2,000 leaves of 8 shapes",
+        afresh(lambda library: in_new_process(first_eager_seconds, library.__name__, 2000), 3),
+        Bar(1.5),
+    ),
+    "dead_optimizers": Case(
+        "memory kept by 20 dead optimizers with lambda schedules",
+        afresh(lambda library: in_new_process(megabytes_kept, library.__name__, 20), 3),
+        Bar(20, of="ours"),
+        "MB",
+    ),
+    "tpu_bytes": Case(
+        "bytes through main memory per parameter, TPU v5e, GPT-2 small, 148 leaves",
+        afresh(lambda library: lambda: tpu_bytes(library), 1),
+        Bar(28.01, of="ours"),  # 28, and the padding of the biases
+        "B",
+    ),
+    "import": Case(
+        "import",
+        afresh(lambda library: lambda: import_seconds(library.__name__), 10),
+        Bar(0.2, of="difference"),
+    ),
+    "worked_example": Case(
+        "float32 error of the worked example",
+        afresh(lambda library: lambda: worked_example_error(library), 1),
+        Bar(0.25),
+        "",
+    ),
+    "control": Case(
+        "control: Optax's step against itself, one leaf of 16M",
+        steadily(lambda library: stopwatch(step(adamw(optax), one_leaf())), 8),
+    ),
+}

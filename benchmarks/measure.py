@@ -1,23 +1,31 @@
 """A fair comparison of two pieces of work: interleaved, mirrored, as a ratio.
 
-Rounds run in the order ABBA and BAAB in turn, so what drifts (clock speed,
-temperature, neighbours) meets both sides alike.  Both sides are set up afresh
-several times, in turn too, since where buffers lie in memory alone is worth a
-few percent.
+A *measurement* gives one number each time it is called: seconds, bytes, an error.
+Pairs of them run in the order AB BA BA AB, so what drifts (clock speed, temperature,
+neighbours) meets both sides alike.
+
+* `steady`: work that repeats.  It is warmed up, and both sides are set up afresh
+  several times, in turn too, since where buffers lie in memory alone is worth a few
+  percent.
+* `cold`: work that starts from nothing each time: cleared caches or a new process.
 """
 
 import gc
+import multiprocessing
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import optax
 
 Measurement = Callable[[], float]
+SetUp = Callable[[], Measurement]
 
 
 def where() -> str:
@@ -27,54 +35,86 @@ def where() -> str:
     return f"Medians of interleaved rounds; {device}; {versions}."
 
 
-class Summary(NamedTuple):
-    """The median and the quartiles of what the rounds gave."""
+class Comparison(NamedTuple):
+    """The medians of both sides, and the median and the quartiles of their ratio."""
 
-    median: float
+    ours: float
+    theirs: float
+    ratio: float
     low: float
     high: float
 
+    @property
+    def difference(self) -> float:
+        """By how much ours is above theirs."""
+        return self.ours - self.theirs
 
-def summary(values: list[float]) -> Summary:
-    low, median, high = statistics.quantiles(values, n=4)
-    return Summary(median, low, high)
+
+def comparison(pairs: Iterable[tuple[float, float]]) -> Comparison:
+    ours, theirs = zip(*pairs, strict=True)
+    ratios = [a / b if b else float("inf") for a, b in zip(ours, theirs, strict=True)]
+    low, ratio, high = (float(x) for x in np.quantile(ratios, [0.25, 0.5, 0.75]))
+    return Comparison(statistics.median(ours), statistics.median(theirs), ratio, low, high)
 
 
-def stopwatch(work: Callable[[], object]) -> Measurement:
-    """The work as a measurement of its seconds."""
+# --- measurements ------------------------------------------------------------
+
+
+def stopwatch(work: Callable[..., object], prepare: Callable[[], tuple] = tuple) -> Measurement:
+    """The seconds of `work(*prepare())`, those of `prepare` not among them."""
 
     def seconds():
+        prepared = prepare()
         start = time.perf_counter()
-        work()
+        work(*prepared)
         return time.perf_counter() - start
 
     return seconds
 
 
-def rounds(a: Measurement, b: Measurement, count: int) -> Iterator[tuple[float, float]]:
-    """Pairs of measurements, each the mean of two."""
-    a(), b()  # warm up: compile, fill caches
+def in_new_process(function: Callable[..., float], *args: Any) -> Measurement:
+    """What a function of a module returns in a process that has run nothing else."""
+
+    def value():
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            return pool.submit(function, *args).result()
+
+    return value
+
+
+# --- comparisons -------------------------------------------------------------
+
+
+def in_turn(a: Measurement, b: Measurement, count: int) -> Iterator[tuple[float, float]]:
+    """Pairs of measurements in the order AB BA BA AB."""
     gc.collect()
     gc.disable()
-    for i in range(count):
-        if i % 2:
-            first, second, third, fourth = b(), a(), a(), b()
-            yield (second + third) / 2, (first + fourth) / 2
-        else:
-            first, second, third, fourth = a(), b(), b(), a()
-            yield (first + fourth) / 2, (second + third) / 2
-    gc.enable()
+    try:
+        for i in range(count):
+            if i % 4 in (1, 2):
+                y, x = b(), a()
+            else:
+                x, y = a(), b()
+            yield x, y
+    finally:
+        gc.enable()
 
 
-def ratio(
-    ours: Callable[[], Measurement], theirs: Callable[[], Measurement], count: int, setups: int = 6
-) -> Summary:
-    """How much `ours()` measures, in units of `theirs()`: `count` rounds on each of `setups`."""
-    ratios: list[float] = []
+def steady(ours: SetUp, theirs: SetUp, rounds: int, setups: int = 6) -> Comparison:
+    """`rounds` of ABBA or BAAB on each of `setups`."""
+    means: list[tuple[float, float]] = []
     for i in range(setups):
         if i % 2:
             b, a = theirs(), ours()
         else:
             a, b = ours(), theirs()
-        ratios += [x / y for x, y in rounds(a, b, count)]
-    return summary(ratios)
+        a(), b()  # warm up: compile, fill caches
+        pairs = in_turn(a, b, 2 * rounds)
+        means += [((w + y) / 2, (x + z) / 2) for (w, x), (y, z) in zip(pairs, pairs, strict=True)]
+    return comparison(means)
+
+
+def cold(ours: SetUp, theirs: SetUp, count: int) -> Comparison:
+    """So many pairs, each of which finds nothing prepared."""
+    return comparison(in_turn(ours(), theirs(), count))

@@ -15,7 +15,7 @@ import optax
 
 import adamw_jax as aj
 from benchmarks.cases import gpt2, step
-from benchmarks.measure import Summary, ratio, stopwatch, where
+from benchmarks.measure import Comparison, steady, stopwatch, where
 from benchmarks.zoo import transformer
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks_telemetry.md"
@@ -95,7 +95,7 @@ CASES = (
 )
 
 
-def measure(case: Case, rounds: int) -> Summary:
+def measure(case: Case, rounds: int) -> Comparison:
     def block(tx):
         run = case.work(tx)
 
@@ -105,7 +105,7 @@ def measure(case: Case, rounds: int) -> Summary:
 
         return stopwatch(many)
 
-    return ratio(lambda: block(case.watched), lambda: block(case.plain), rounds, setups=10)
+    return steady(lambda: block(case.watched), lambda: block(case.plain), rounds, setups=10)
 
 
 def main(rounds: int = 2) -> None:
@@ -115,7 +115,7 @@ def main(rounds: int = 2) -> None:
         measured = measure(case, rounds)
         bar = f"≤ {case.bar:g}" if case.bar else ""
         spread = f"{measured.low:.2f} to {measured.high:.2f}"
-        lines.append(f"| {case.name} | {bar} | {measured.median:.3f} | {spread} |")
+        lines.append(f"| {case.name} | {bar} | {measured.ratio:.3f} | {spread} |")
         print(lines[-1], flush=True)
     PAGE.write_text("\n".join([*lines, "", where()]) + "\n", encoding="utf-8")
 

@@ -17,7 +17,7 @@ from optax import contrib
 import adamw_jax as aj
 from adamw_jax.inspect.periodic import state_bytes
 from benchmarks.cases import gpt2, step
-from benchmarks.measure import ratio, stopwatch, where
+from benchmarks.measure import steady, stopwatch, where
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks_zoo.md"
 LR = 1e-3
@@ -105,10 +105,10 @@ def row(name: str, pair: Pair, rounds: int) -> str:
     params = pair.params()
     wide = lambda tx: optax.with_extra_args_support(tx)
     work = lambda tx: lambda: stopwatch(step(wide(tx), params, pair.extra))
-    measured = ratio(work(pair.ours), work(pair.theirs), rounds, setups=4)
+    measured = steady(work(pair.ours), work(pair.theirs), rounds, setups=4)
     moved = [bytes_moved(wide(tx), params, pair.extra) for tx in (pair.ours, pair.theirs)]
     return (
-        f"| {name} | {state_bytes(pair.ours):.1f} | ≤ {pair.bar:g} | {measured.median:.3f} "
+        f"| {name} | {state_bytes(pair.ours):.1f} | ≤ {pair.bar:g} | {measured.ratio:.3f} "
         f"| {measured.low:.2f} to {measured.high:.2f} | {moved[0] / moved[1]:.2f} |"
     )
 
