@@ -281,10 +281,10 @@ class Program:
     """An elementwise expression, traced once for one combination of dtypes.
 
     Attributes:
-      scalars: from the numbers of a tree to what its leaves need of them.
-      leaf: from that, and what belongs to one leaf, to the outputs; `inline` the same,
-        traced again at every call.
-      whole: both in one, for a leaf by itself.
+      scalars: from the numbers of a tree to what its leaves need of them, and to the new
+        state of the tree.
+      leaf: from the former, and what belongs to one leaf, to its update and fields;
+        `inline` does the same, and is traced again at every call.
     """
 
     def __init__(self, tx: Any, like: Inputs):
@@ -297,7 +297,7 @@ class Program:
             *jax.tree.map(leaf, (like.u, like.theta, like.fields)),
         )
         closed, shape = jax.make_jaxpr(lambda x: on_leaf(tx, x), return_shape=True)(traced)
-        self.outdef = jax.tree.structure(shape)
+        self.sharedef = jax.tree.structure(shape.shared)
         self.slots = 0
         self.constants: dict[_Slot, Any] = {}
         self.steps: list[_Step] = []
@@ -307,12 +307,13 @@ class Program:
         made = {x for step in self.steps if not step.leaf for x in step.outputs}
         made |= {x for x in self.inputs if not x.leaf}
         read = [x for step in self.steps if step.leaf for x in step.inputs]
-        wanted = [x for x in (*read, *self.outputs) if isinstance(x, _Slot) and x in made]
+        count = len(jax.tree.leaves((shape.u, shape.fields)))
+        self.outputs, self.of_tree = self.outputs[:count], self.outputs[count:]
+        wanted = (x for x in (*read, *self.outputs) if isinstance(x, _Slot) and x in made)
         self.handed = list(dict.fromkeys(wanted))
         self.scalars = jax.jit(self._scalars)
         self.leaf = jax.jit(self._leaf)
         self.inline = self._leaf
-        self.whole = jax.jit(lambda numbers, given: self._leaf(self._scalars(numbers), given))
 
     def _slot(self, variable: Any) -> _Slot:
         self.slots += 1
@@ -360,11 +361,12 @@ class Program:
                 out = out if step.primitive.multiple_results else [out]
             env.update(zip(step.outputs, out, strict=True))
 
-    def _scalars(self, numbers: list) -> list:
+    def _scalars(self, numbers: list) -> tuple[list, Any]:
         mine = [x for x in self.inputs if not x.leaf]
         env = self.constants | dict(zip(mine, map(_as, numbers, mine), strict=True))
         self._run(env, False, ())
-        return [env[x] for x in self.handed]
+        shared = [env[x] if isinstance(x, _Slot) else jnp.asarray(x) for x in self.of_tree]
+        return [env[x] for x in self.handed], self.sharedef.unflatten(shared)
 
     def _leaf(self, handed: list, given: list) -> list:
         mine, shape = [x for x in self.inputs if x.leaf], given[0].shape

@@ -45,6 +45,8 @@ def widest(*dtypes: Any) -> Any:
 
 def in_precision(x: jax.Array, dtype: Any) -> jax.Array:
     """x in the precision of a dtype: what is complex stays complex, and real what is real."""
+    if x.dtype == dtype:
+        return x
     real = real_dtype(dtype)
     if not jnp.iscomplexobj(x):
         return x.astype(real)

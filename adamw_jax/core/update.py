@@ -363,7 +363,7 @@ def _each_leaf(tx: Any, tree: Inputs, dealt: _Dealt, leaves: list, thetas: list,
     """The update and the fields of every leaf, and the state of the tree."""
     given = [
         [x for x in mine if x is not None]
-        for mine in zip(map(jnp.asarray, leaves), thetas, *dealt.columns, strict=True)
+        for mine in zip(map(_as_array, leaves), thetas, *dealt.columns, strict=True)
     ]
     kinds = [(x[0].shape, *(y.dtype for y in x)) for x in given]
     often = collections.Counter(kinds)
@@ -372,22 +372,27 @@ def _each_leaf(tx: Any, tree: Inputs, dealt: _Dealt, leaves: list, thetas: list,
     done: list[list] = []
     shared = None
     for i, (mine, kind) in enumerate(zip(given, kinds, strict=True)):
-        inputs = tree._replace(u=mine[0], theta=thetas[i])
         which = kind[1:], _is_placed(mine[0])
         if which not in programs:
-            known = None if which[1] else program(tx, inputs._replace(fields=dealt.of_leaf(i)))
-            programs[which] = known, known.scalars(of_tree) if known and traced else of_tree
+            known = None if which[1] else program(tx, _of_leaf(tree, dealt, mine[0], thetas[i], i))
+            handed, shared = known.scalars(of_tree) if known else (None, shared)
+            programs[which] = known, handed
         known, handed = programs[which]
-        if known is None:
-            out = on_leaf(tx, _as_arrays(inputs._replace(fields=dealt.of_leaf(i))))
-            flat, mine_shared = jax.tree.leaves((out.u, out.fields)), out.shared
-        else:
-            run = known.whole if not traced else known.leaf if often[kind] > 1 else known.inline
-            flat = run(handed, mine)
-            mine_shared = known.outdef.unflatten(flat).shared if shared is None else shared
-        shared = mine_shared if shared is None else shared
-        done.append(flat[: 1 + len(dealt.columns)])
+        if known is not None:
+            done.append((known.inline if traced and often[kind] == 1 else known.leaf)(handed, mine))
+            continue
+        out = on_leaf(tx, _as_arrays(_of_leaf(tree, dealt, mine[0], thetas[i], i)))
+        done.append(jax.tree.leaves((out.u, out.fields)))
+        shared = out.shared if shared is None else shared
     return done, shared
+
+
+def _of_leaf(tree: Inputs, dealt: _Dealt, u: Any, theta: Any, i: int) -> Inputs:
+    return tree._replace(u=u, theta=theta, fields=dealt.of_leaf(i))
+
+
+def _as_array(x: Any) -> jax.Array:
+    return x if isinstance(x, jax.Array) else jnp.asarray(x)
 
 
 def _is_placed(x: Any) -> bool:
