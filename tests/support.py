@@ -36,7 +36,7 @@ def stepper(tx, extra=nothing, jitted=None):
     """(params, state, grads) -> (params, state).
 
     Eager, unless the optimizer takes functions: under jit they are traced once,
-    and outside it a `lax.cond` around them is compiled anew at every step.  Equal
+    and outside it a `lax.cond` around them is compiled again at every step.  Equal
     optimizers share one jitted step, and so its programs."""
     if not (extra is not nothing if jitted is None else jitted):
         return _step(tx, extra)
