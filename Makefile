@@ -14,7 +14,7 @@ demo: .venv/has-examples
 	@.venv/bin/python -m adamw_jax.ablation
 
 test: lint
-	@.venv/bin/python -m pytest -n auto
+	@.venv/bin/python -m pytest -n auto --dist worksteal
 
 lint: .venv/has-test
 	@.venv/bin/ruff format --check .

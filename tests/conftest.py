@@ -1,6 +1,8 @@
 """How every test runs: strict dtype promotion, float32 by default, float64 on request."""
 
+import atexit
 import os
+import tempfile
 
 import jax
 import pytest
@@ -15,6 +17,21 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
 # One program at a time: two that are in flight can wait for each other's collectives
 # where devices outnumber cores.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+# What one test compiles, the others load: in this process, in the other workers of xdist,
+# which inherit the environment, and in what tests start.  The folder lasts for one run;
+# name one in JAX_COMPILATION_CACHE_DIR to keep programs from run to run.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    programs = tempfile.TemporaryDirectory(prefix="adamw_jax_tests_")
+    atexit.register(programs.cleanup)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = programs.name
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+for option, value in (
+    ("jax_persistent_cache_min_compile_time_secs", 0),
+    ("jax_persistent_cache_min_entry_size_bytes", -1),
+):
+    jax.config.update(option, value)
+    os.environ[option.upper()] = str(value)
 
 
 @pytest.fixture

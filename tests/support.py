@@ -1,5 +1,7 @@
 """What several test modules do: run an optimizer over gradients, look at a state."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,13 +36,25 @@ def stepper(tx, extra=nothing, jitted=None):
     """(params, state, grads) -> (params, state).
 
     Eager, unless the optimizer takes functions: under jit they are traced once,
-    and outside it a `lax.cond` around them is compiled anew at every step."""
+    and outside it a `lax.cond` around them is compiled again at every step.  Equal
+    optimizers share one jitted step, and so its programs."""
+    if not (extra is not nothing if jitted is None else jitted):
+        return _step(tx, extra)
+    return _jitted(tx, extra, tuple(map(type, jax.tree.leaves(tx))))
 
+
+def _step(tx, extra):
     def step(params, state, grads):
         updates, state = tx.update(grads, state, params, **extra(params))
         return optax.apply_updates(params, updates), state
 
-    return jax.jit(step) if (extra is not nothing if jitted is None else jitted) else step
+    return step
+
+
+@functools.lru_cache(maxsize=256)
+def _jitted(tx, extra, kinds):
+    """Of the kinds of its hyperparameters, too: 1, 1.0 and an array of it are equal."""
+    return jax.jit(_step(tx, extra))
 
 
 def walk(tx, params, grads, extra=nothing, jitted=None):

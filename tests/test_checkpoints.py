@@ -205,7 +205,7 @@ import sys
 import jax, jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P
 from adamw_jax.checkpoints import Checkpoints
-from adamw_jax.digests import _hash, digest
+from adamw_jax.core.digests import _hash, digest
 mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
 put = lambda spec: jax.device_put(jnp.arange(64.0).reshape(8, 8), NamedSharding(mesh, spec))
 specs = [P("data", "model"), P("model"), P(None, "data"), P()]

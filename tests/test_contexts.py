@@ -13,7 +13,7 @@ import zoo
 from flax import linen, nnx, serialization
 from flax.training.train_state import TrainState
 from jax.sharding import PartitionSpec
-from support import assert_equal, avals, stepper, stream, walk
+from support import assert_equal, avals, nothing, stepper, stream, walk
 
 import adamw_jax as aj
 from adamw_jax.flax import TrainState as ExtraTrainState
@@ -228,7 +228,7 @@ def plain(state):
     return nnx.to_pure_dict(state)
 
 
-def nnx_walk(tx, steps, xs, ys, extra=lambda params: {}):
+def nnx_walk(tx, steps, xs, ys, extra=nothing):
     """Parameters before and after training a Net with nnx.Optimizer, and the gradients."""
     model = Net()
     before, grads = jax.tree.map(jnp.copy, plain(nnx.state(model, nnx.Param))), []

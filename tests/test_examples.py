@@ -1,5 +1,6 @@
 """Every example runs, as a user runs it, and says what it should."""
 
+import functools
 import importlib.util
 import json
 import math
@@ -20,7 +21,9 @@ from adamw_jax import sgd
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
+@functools.cache
 def run(name, *arguments):
+    """What it prints: two tests may ask for two things in it."""
     command = [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr

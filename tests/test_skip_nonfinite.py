@@ -8,7 +8,7 @@ import pytest
 import zoo
 from jax.experimental import checkify
 from jax.sharding import PartitionSpec
-from support import assert_equal, avals, stepper
+from support import assert_equal, avals, nothing, stepper
 from test_contexts import problem
 
 import adamw_jax as aj
@@ -19,7 +19,7 @@ def spoilt(grads, value=jnp.nan):
     return {**grads, "a": grads["a"].at[0, 0].set(value)}
 
 
-def run(tx, params, grads, extra=lambda params: {}):
+def run(tx, params, grads, extra=nothing):
     step, state = stepper(tx, extra, jitted=True), tx.init(params)
     for g in grads:
         params, state = step(params, state, g)

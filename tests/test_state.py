@@ -9,7 +9,7 @@ import pytest
 import zoo
 from flax import nnx, serialization
 from flax.training.train_state import TrainState
-from support import assert_equal, avals, stepper, walk
+from support import assert_equal, avals, nothing, stepper, walk
 from test_contexts import Net, problem
 
 import adamw_jax as aj
@@ -21,12 +21,11 @@ PARAMS = {
 GRADS = [jax.tree.map(lambda p, k=k: jnp.sin(p * (k + 1)), PARAMS) for k in range(6)]
 
 
-def trained(tx, params=PARAMS, grads=GRADS, extra=lambda params: {}):
+def trained(tx, params=PARAMS, grads=GRADS, extra=nothing):
     """The state after a few steps, the parameters left where they are."""
-    state = tx.init(params)
-    step = jax.jit(lambda g, s: tx.update(g, s, params, **extra(params))[1])
+    step, state = stepper(tx, extra, jitted=True), tx.init(params)
     for g in grads:
-        state = step(g, state)
+        _, state = step(params, state, g)
     return state
 
 

@@ -12,7 +12,7 @@ import pytest
 import zoo
 from flax import nnx, serialization
 from flax.training.train_state import TrainState
-from support import assert_equal, avals, stepper, stream
+from support import assert_equal, avals, nothing, stepper, stream
 from test_contexts import Net, assert_close, problem
 
 import adamw_jax as aj
@@ -37,7 +37,7 @@ def read(tree):
     return {name: float(value) for name, value in aj.metrics(tree).items()}
 
 
-def traced(tx, params, grads, extra=lambda params: {}):
+def traced(tx, params, grads, extra=nothing):
     """Parameters and states after each step, jitted."""
     step, state, path = stepper(tx, extra, jitted=True), tx.init(params), []
     for g in grads:
