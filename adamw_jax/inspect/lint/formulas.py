@@ -148,7 +148,8 @@ class Piece:
         if name not in self.arguments:
             return Number(0.0) if name == "learning_rate" else Number()
         if name not in self._hypers:
-            self._hypers[name] = ANY if isinstance(value, Changing) else Hyper(value)
+            known = _is_number(value) and not isinstance(value, Changing)
+            self._hypers[name] = Hyper(value) if known else ANY
         low, high = self._bounds(name, value)
         degrees = {self.path: 1.0} if name == "learning_rate" else {}
         return Number(low, high, self._hypers[name], degrees)

@@ -6,10 +6,11 @@ there is nothing here about any particular piece or combinator.
 """
 
 import ast
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
-from adamw_jax.core.flow import Owners, Path, Reading, Run, Value, interpret, slots
+from adamw_jax.core.flow import Owners, Path, Reading, Run, interpret, slots
 from adamw_jax.core.saying import saying
 from adamw_jax.core.slots import parts
 from adamw_jax.core.symbols import Symbol, formula_of, variable
@@ -17,49 +18,7 @@ from adamw_jax.inspect.lint import facts, rules, signal
 from adamw_jax.inspect.lint.formulas import Changing, Known, Piece
 from adamw_jax.inspect.lint.rules import Finding, finding
 from adamw_jax.inspect.lint.signal import Hyper, Number, Signal
-from adamw_jax.inspect.lint.views import View, views_of
-
-Seeing = frozenset[View]
-
-
-class Seen(Value):
-    """What is known of the updates at one place: a signal for every set of views."""
-
-    def __init__(self, reader: "Order", groups: list[tuple[Seeing, Known]]):
-        self.reader, self.groups = reader, groups
-
-    @property
-    def views(self) -> Seeing:
-        return frozenset().union(*(views for views, _ in self.groups))
-
-    def each(self, op: Callable, values: tuple) -> "Seen":
-        return self.reader.operate(op, values)
-
-    def __getitem__(self, name: str) -> "Seen":
-        unknown = [(views, signal.unknown(s)) for views, s in self.groups]
-        return Seen(self.reader, unknown)  # a branch of what is no fork, or of an unknown one
-
-    def map(self, function: Callable[[Seeing, Known], Known]) -> "Seen":
-        """Another signal for every set of views."""
-        return Seen(self.reader, [(views, function(views, s)) for views, s in self.groups])
-
-    def only(self, views: Seeing) -> "Seen":
-        """What is seen in some of the views."""
-        kept = [(mine & views, s) for mine, s in self.groups if mine & views]
-        return Seen(self.reader, kept)
-
-
-def together(values: dict[str, Seen]) -> Iterator[tuple[Seeing, dict[str, Known]]]:
-    """Several values, by sets of views in which each is one signal."""
-    found: list[tuple[Seeing | None, dict[str, Known]]] = [(None, {})]
-    for name, value in values.items():
-        found = [
-            (mine if views is None else views & mine, {**known, name: s})
-            for views, known in found
-            for mine, s in value.groups
-            if views is None or views & mine
-        ]
-    yield from ((views, known) for views, known in found if views)
+from adamw_jax.inspect.lint.views import Seeing, Seen, View, nothing, together, views_of
 
 
 class Order(Reading):
@@ -69,7 +28,7 @@ class Order(Reading):
         self.tx = tx
         self.views = views_of(tx)
         self.found: dict[tuple[str, str], tuple[set[View], dict]] = {}
-        self.missed: dict[View, tuple[str, ...]] = {}
+        self.missed: dict[View, set[Path]] = {}
         self.rates: dict[str, Hyper] = {}
         self.paths: list[Path] = []  # of the combinators that are being run
         self.named: dict[Path, Path] = {}  # slots that are shown under a name around them
@@ -98,15 +57,11 @@ class Order(Reading):
     def blamed(self, rule: str, path: str, views: Seeing) -> tuple[str, str]:
         """A denominator that is wrong only where it has missed a mask: the mask's fault."""
         if rule in ("signed_denominator", "unrooted_denominator", "root_of_signed"):
-            for mask in {m for view in views for m in self.missed.get(view, ())}:
-                inside = self.views.entering(self.split_at(mask))
+            for mask in sorted({m for view in views for m in self.missed.get(view, ())}):
+                inside = self.views.entering(mask)
                 if inside and not inside & views:
-                    return "mask_in_denominator", mask
+                    return "mask_in_denominator", self.dotted(mask)
         return rule, path
-
-    def split_at(self, dotted: str) -> Path:
-        """The path of a split that is shown as a dotted one."""
-        return next(p for way in self.views.ways for p in way if self.dotted(p) == dotted)
 
     def dotted(self, path: Path) -> str:
         """A path as it is shown."""
@@ -138,14 +93,14 @@ class Order(Reading):
         out = interpret(inner, u, self, path)
         if last and isinstance(out, Seen):
             where = self.dotted(path)
-            out = out.map(lambda views, s: s._replace(last=s.last if s.last is not None else where))
+            out = out.map(lambda s: s if s.last is not None else s._replace(last=where))
         return out
 
     def part(self, run: Run, slot: str, u: Any) -> Any:
         path = (*run.path, slot)
         out = self.visit(run.parts[slot], u, path)
         if isinstance(out, Seen):
-            out = out.map(lambda views, s: s._replace(at=self.dotted(path)))
+            out = out.map(lambda s: s._replace(at=self.dotted(path)))
         return out
 
     def flow(self, tx, path):
@@ -160,47 +115,51 @@ class Order(Reading):
 
     def split(self, run: Run, u: Any, owners: Owners) -> Any:
         if isinstance(u, dict):
-            return Seen(self, [(self.views.all, signal.unknown())])
-        groups: list[tuple[Seeing, Known]] = []
+            return nothing(self, u)
+        groups: list[tuple[Seeing, Signal]] = []
         for slot in run.parts:
             mine = u.only(self.views.taking(run.path, slot))
             if not owners.passes:
                 route = self.dotted((*run.path, slot))
-                mine = mine.map(lambda views, s, r=route: s._replace(route=r))
+                mine = mine.map(lambda s, r=route: s._replace(route=r))
             out = self.part(run, slot, mine) if mine.groups else mine
-            if isinstance(out, dict):
-                return Seen(self, [(self.views.all, signal.unknown())])
-            groups += out.groups
-        where = self.dotted(run.path)
+            groups += (nothing(self, out) if isinstance(out, dict) else out).groups
         passing = u.only(self.views.taking(run.path, None))
-        groups += passing.map(lambda views, s: s._replace(missed=(*s.missed, where))).groups
+        groups += passing.map(lambda s: s._replace(missed=(*s.missed, run.path))).groups
         return Seen(self, groups)
 
     def operate(self, op: Callable, values: tuple) -> Seen:
         """An operation on values: run on symbols, and its formula on signals."""
         if any(isinstance(x, dict) for x in values):
-            return Seen(self, [(self.views.all, signal.unknown())])
-        names = [f"x{i}" for i in range(len(values))]
+            return nothing(self, {f"{i}": x for i, x in enumerate(values)})
+        seen = {f"x{i}": x for i, x in enumerate(values) if isinstance(x, Seen)}
+        holes = [variable(f"x{i}") if f"x{i}" in seen else x for i, x in enumerate(values)]
         try:
-            result = op(*map(variable, names))
+            result = op(*holes)
         except Exception:  # it is not arithmetic
             result = None
         node = formula_of(result) if isinstance(result, Symbol) else None
         path = self.dotted(self.paths[-1] if self.paths else ())
-        groups = []
-        for views, known in together(dict(zip(names, values, strict=True))):
-            self.note(views, known.values())
-            groups.append((views, self._result(node, known, path, views)))
-        return Seen(self, groups)
+        return Seen(
+            self,
+            [
+                (views, self._result(node, known, path, views))
+                for views, known in together(seen)
+                if self.note(views, known.values())
+            ],
+        )
 
-    def _result(self, node: Any, known: dict[str, Signal], path: str, views: Seeing) -> Known:
-        of = Piece(path, self.say(views))
+    def _result(self, node: Any, known: dict[str, Signal], path: str, views: Seeing) -> Signal:
+        """What a formula of several signals makes of them; None for one that cannot be read."""
         if node is None:
             return signal.uncertain(list(known.values()))
+        of = Piece(path, self.say(views))
         of.places = {name: s.at for name, s in known.items() if s.at}
         of.known = {name: _of_branch(s) for name, s in known.items()}
         out = of.of(node)
-        out = out if isinstance(out, Signal) else signal.unknown()
+        out = out if isinstance(out, Signal) else signal.unknown(*known.values())
+        if len(out.terms) <= max(len(s.terms) for s in known.values()):  # it is no sum
+            out = out._replace(terms=tuple(t._replace(slot=None) for t in out.terms))
         last = next((s.last for s in known.values() if s.last is not None), None)
         if last is not None and out.known and not isinstance(node, ast.Name):
             of.say("changed_after_last", path, last=last)
@@ -215,69 +174,67 @@ class Order(Reading):
                 f"lint: {tx.factory.__name__} has the traits {', '.join(sorted(unknown))}. "
                 f"Choose from: {', '.join(facts.WORDS)}."
             )
-        where = self.dotted(path)
         said = _said(tx)
-        values = {"u": u}
-        if isinstance(u, dict):
-            if "first" in words:
-                values = {"u": next(iter(u.values()))}
-            elif tx.factory.declared["consumes"] == "fork":
-                values = u
-            elif words or said:
-                self.say(self.views.all)("open_fork", where)
-                values = {}
+        values = self._received(tx, u, path, said)
         if not values:
-            return Seen(self, [(self.views.all, signal.unknown())])
+            return nothing(self, u)
         if said is not None and isinstance(said.result, ast.Dict) and not words:
-            return {
-                ast.literal_eval(key): Seen(self, [(self.views.all, signal.unknown())])
-                for key in said.result.keys
-                if key is not None
-            }
-        groups: list[tuple[Seeing, Known]] = []
+            names = [ast.literal_eval(key) for key in said.result.keys if key is not None]
+            return dict.fromkeys(names, nothing(self, u))
+        groups: list[tuple[Seeing, Signal]] = []
         for views, known in together(values):
             self.note(views, known.values())
             groups += self._piece(tx, words, said, known, path, views)
         return Seen(self, groups)
 
-    def _piece(self, tx, words, said, known, path, views) -> list[tuple[Seeing, Known]]:
+    def _received(self, tx: Any, u: Any, path: Path, said: Any) -> dict[str, Seen]:
+        """What a piece receives, by the name that it has in what the piece says."""
+        words = tx.factory.declared["traits"]
+        if not isinstance(u, dict):
+            return {"u": u}
+        if "first" in words:
+            return {"u": next(iter(u.values()))}
+        if tx.factory.declared["consumes"] == "fork":
+            return u
+        if words or said is not None:
+            self.say(nothing(self, u).views)("open_fork", self.dotted(path))
+        return {}
+
+    def _piece(self, tx, words, said, known, path, views) -> list[tuple[Seeing, Signal]]:
         """What a piece makes of the signals it receives in some views."""
-        where, say = self.dotted(path), self.say(views)
-        of = Piece(where, say, tx.arguments)
+        of = Piece(self.dotted(path), self.say(views), tx.arguments)
         of.annotations = {k: p.annotation for k, p in tx.factory.signature.parameters.items()}
         of.meant = facts.meaning(words)
         of.known = dict(known)
         before = next(iter(known.values()))
         if "wrapper" in words:
             return self._wrapped(tx, of, before, path, views)
-        inner: list[tuple[Seeing, Known]] = []
-        of.parts = frozenset(slots(tx))
-        now = tx.factory.declared["now"]
-        inside = slots(tx) | (now(tx.arguments, _changing) if now else {})
-
-        def part(slot: str, s: Known) -> Known:
-            s = s if isinstance(s, Signal) else signal.unknown()
-            out = self.visit(inside[slot], Seen(self, [(views, s)]), (*path, slot))
-            inner[:] = out.groups if isinstance(out, Seen) else []
-            return inner[0][1] if len(inner) == 1 else signal.unknown(s)
-
-        of.part = part
+        inner = _Inside(self, _parts_now(tx), path, views)
+        of.parts, of.part = frozenset(inner.parts), inner
         if said is not None and (not words - facts.NAMES or _passes(said)):
             out = of.run(said)
-            if len(inner) > 1 and _is_part(said.result):
-                return inner  # leaves went several ways inside, and come out as they are
+            if len(inner.groups) > 1 and _is_part(said.result, inner.parts):
+                return inner.groups  # leaves went several ways inside, and come out as they are
             out = out if isinstance(out, Signal) else signal.unknown(before)
         elif words:
             out = facts.after(words, of, before)
         else:
-            rules.uncorrected(say, before)
+            rules.uncorrected(of.say, before)
             out = signal.unknown(before)
-        if ("global" in words or of.is_global) and views_missing(self, known, path):
-            say("global_clip_in_route", where)
-        return [(views, self._judged(tx, words, said, of, before, out))]
+        if ("global" in words or of.is_global) and self._is_part_of_the_tree(path):
+            of.say("global_clip_in_route", of.path)
+        kept = said is not None and _is_part(said.result, inner.parts)
+        return [(views, self._judged(tx, words, said, of, before, out, kept))]
 
-    def _judged(self, tx, words, said, of: Piece, before: Signal, after: Signal) -> Signal:
-        """What a piece returns, held against what it received."""
+    def _is_part_of_the_tree(self, path: Path) -> bool:
+        """Whether some leaves do not come to a place."""
+        ways = self.views.ways
+        above = [p for p in ways[0] if path[: len(p)] == p and len(path) > len(p)]
+        return any(way[p] != path[len(p)] for way in ways for p in above)
+
+    def _judged(self, tx, words, said, of: Piece, before: Signal, after: Signal, kept: bool):
+        """What a piece returns, held against what it received; `kept` if it is as a part of it
+        returned it."""
         if after is before:
             return before
         after = _carried(before, after)
@@ -291,7 +248,7 @@ class Order(Reading):
         if "independent" in words:
             rates = [self.rates[r] for t in before.gradient for r in t.degrees if r in self.rates]
             rules.scaled_again(of.say, of.argument("schedule").hyper, rates, of.path)
-        if before.last is not None and after.known and not _is_part(said and said.result):
+        if before.last is not None and after.known and not kept:
             of.say("changed_after_last", of.path, last=before.last)
         own = any(of.path in t.degrees for t in after.gradient)
         if before.sign != after.sign and not own:
@@ -316,11 +273,12 @@ class Order(Reading):
                 of.say("other_learning_rate", of.path, inside=inside[0])
         return out.groups
 
-    def note(self, views: Seeing, signals: Any) -> None:
-        """Remembers which masks were missed."""
+    def note(self, views: Seeing, signals: Iterable[Signal]) -> bool:
+        """Remembers which masks were missed; always true."""
         for s in signals:
             for view in views if s.missed else ():
-                self.missed[view] = tuple(dict.fromkeys((*self.missed.get(view, ()), *s.missed)))
+                self.missed.setdefault(view, set()).update(s.missed)
+        return True
 
     # --- the end ---
 
@@ -335,26 +293,36 @@ class Order(Reading):
             if mask is None:
                 rules.not_turned(self.say(views), s)
                 continue
-            guessed = self.split_at(mask) in self.views.guessed
-            words = "the mask is False, if there are any," if guessed else "the mask is False"
-            self.say(views)("masked_leaves_ascend", mask, mask=words)
+            some = ", if there are any," if mask in self.views.guessed else ""
+            where = self.dotted(mask)
+            self.say(views)("masked_leaves_ascend", where, mask=f"the mask is False{some}")
 
-    def _would_turn(self, mask: str, out: Seen) -> bool:
-        """Whether what stands behind a mask turns the leaves that go there into a step."""
-        inside = self.views.entering(self.split_at(mask))
-        start = f"{mask}." if mask else ""
-        for views, s in out.groups:
-            turns = [*s.rates, *(t.turned for t in s.gradient if t.turned and t.sign == -1)]
-            if views & inside and any(path.startswith(start) for path in turns):
+    def _would_turn(self, mask: Path, out: Seen) -> bool:
+        """Whether what stands behind a mask turns the leaves that go there into a step, or may."""
+        start = f"{self.dotted(mask)}." if mask else ""
+        for _, s in out.only(self.views.entering(mask)).groups:
+            turns = [t.turned for t in s.gradient if t.turned is not None and t.sign == -1]
+            if not s.known or any(path.startswith(start) for path in (*s.rates, *turns)):
                 return True
         return False
 
 
-def views_missing(reader: Order, known: dict, path: Path) -> bool:
-    """Whether some leaves do not come to a place."""
-    ways = reader.views.ways
-    splits = [p for p in ways[0] if path[: len(p)] == p and len(path) > len(p)]
-    return any(way[p] != path[len(p)] for way in ways for p in splits)
+class _Inside:
+    """What the parts of a piece make of a signal, in some views.
+
+    Attributes:
+      groups: of the last one, the signals by views."""
+
+    def __init__(self, reader: Order, parts: dict[str, Any], path: Path, views: Seeing):
+        self.reader, self.parts, self.path, self.views = reader, parts, path, views
+        self.groups: list[tuple[Seeing, Signal]] = []
+
+    def __call__(self, slot: str, s: Known) -> Signal:
+        s = s if isinstance(s, Signal) else signal.unknown()
+        u = Seen(self.reader, [(self.views, s)])
+        out = self.reader.visit(self.parts[slot], u, (*self.path, slot))
+        self.groups = out.groups if isinstance(out, Seen) else []
+        return self.groups[0][1] if len(self.groups) == 1 else signal.unknown(s)
 
 
 def _said(tx: Any) -> Any:
@@ -365,8 +333,16 @@ def _said(tx: Any) -> Any:
         return None
 
 
-def _changing(name: str, schedule: Callable) -> Changing:
-    return Changing(float(schedule(0)), ast.Name(name))
+def _parts_now(tx: Any) -> dict[str, Any]:
+    """The parts of a piece; hyperparameters that follow a schedule are equal to any other."""
+    now = tx.factory.declared["now"]
+    for value in (0.5, 8.0) if now else ():  # one of them is in any domain
+        with contextlib.suppress(ValueError):
+            return slots(tx) | now(tx.arguments, lambda name, schedule, v=value: Changing(v, _NONE))
+    return slots(tx)
+
+
+_NONE = ast.Constant(None)
 
 
 def _of_branch(s: Signal) -> Signal:
@@ -391,11 +367,11 @@ def _passes(said: Any) -> bool:
     return not said.statements and isinstance(said.result, ast.Name) and said.result.id == "u"
 
 
-def _is_part(node: Any) -> bool:
+def _is_part(node: Any, parts: Collection[str]) -> bool:
     """Whether a result is that of a part, as it is."""
     if isinstance(node, ast.IfExp):
-        return _is_part(node.body)
-    return isinstance(node, ast.Call) and getattr(node.func, "id", "") == "tx"
+        return _is_part(node.body, parts)
+    return isinstance(node, ast.Call) and getattr(node.func, "id", "") in parts
 
 
 def _only_scales(said: Any, of: Piece) -> bool:

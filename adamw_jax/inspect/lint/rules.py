@@ -244,7 +244,9 @@ def clipped(say: Say, s: Signal, path: str) -> None:
 
 def uncorrected(say: Say, s: Signal) -> None:
     """Corrections of averages that are not there, when no sum can bring them any more."""
-    for debt in dict.fromkeys(d for t in s.terms for d in t.debts if not d.owed and d.path):
+    for debt in dict.fromkeys(
+        d for t in s.terms for d in t.debts if not d.owed and d.path is not None
+    ):
         if debt.others:
             others = ", ".join(str(d.value) for d in debt.others)
             say("correction_decay", debt.path, decay=debt.decay.value, others=others)
@@ -260,7 +262,7 @@ def settled(say: Say, s: Signal, path: str) -> Signal:
 def _settled(say: Say, t: Term, path: str, known: bool) -> Term:
     left = []
     for debt in t.debts:
-        if debt.path or not debt.paid:
+        if debt.path is not None or not debt.paid:
             left.append(debt)
         elif not debt.owed:
             others = tuple(d.decay for d in t.debts if d.owed and not d.paid)
@@ -325,9 +327,9 @@ def at_end(say: Say, s: Signal) -> bool:
         return False  # one mistake, one finding
     rated = [t for t in s.gradient if t.rates]
     bare = [t for t in s.gradient if not t.rates]
-    up = next((t for t in rated if t.sign == 1), None)
-    if up is not None:
-        say("ascent", up.turned or up.rates[0])
+    if rated and all(t.sign == 1 for t in rated):
+        turned = rated[0].turned
+        say("ascent", rated[0].rates[0] if turned is None else turned)
     elif rated and s.known:
         for t in bare:
             if t.sign == 1 and set(t.degrees) == {GRADIENT}:

@@ -84,7 +84,7 @@ class Debt(NamedTuple):
     decay: Hyper
     owed: float
     paid: float = 0.0
-    path: str = ""
+    path: str | None = None
     others: tuple[Hyper, ...] = ()
 
 
@@ -143,7 +143,7 @@ class Signal(NamedTuple):
       form: "square", "square of an average" or "root of a square", if they are just that.
       signs: the path of the `sign` that gave them.
       scaled: the path of the piece that only scaled them, if that was the last one.
-      missed: the paths of the masks that let them pass by.
+      missed: the masks that let them pass by, each as its path.
       last: the path of a piece that must be last, if they have been through one.
       route: the path of the last branch of a route that they took.
       inside: the paths of decays that were averaged or divided with the gradient.
@@ -156,7 +156,7 @@ class Signal(NamedTuple):
     form: str = ""
     signs: str | None = None
     scaled: str | None = None
-    missed: tuple[str, ...] = ()
+    missed: tuple[tuple[str, ...], ...] = ()
     last: str | None = None
     route: str = ""
     inside: tuple[str, ...] = ()
@@ -348,7 +348,9 @@ def times(s: Signal, n: Number, power: float = 1.0) -> Signal:
 
 def _times(t: Term, n: Number, factor: Bounds, power: float) -> Term:
     low, high = _product((t.low, t.high), factor)
-    by = n.known_as if t.by is ANY and (t.low, t.high) == (1, 1) and power > 0 else ANY
+    by = t.by
+    if t.old is not None:
+        by = n.known_as if (t.low, t.high) == (1, 1) and power > 0 else ANY
     debts = t.debts
     if t.decay is None and t.old is None:
         for decay, p in n.gathered:
@@ -366,6 +368,18 @@ def _paid(debts: tuple[Debt, ...], decay: Hyper, amount: float) -> tuple[Debt, .
     if i is None:
         return (*debts, Debt(decay, 0.0, amount))
     return (*debts[:i], debts[i]._replace(paid=debts[i].paid + amount), *debts[i + 1 :])
+
+
+def _with(debts: tuple[Debt, ...], more: Iterable[Debt]) -> tuple[Debt, ...]:
+    """The debts of a product; a correction may stand before its average."""
+    for d in more:
+        early = [x for x in debts if not x.owed and x.path is None and same(x.decay, d.decay)]
+        if early and d.paid != d.owed:
+            paid = d._replace(paid=d.paid + early[-1].paid)
+            debts = (*(x for x in debts if x is not early[-1]), paid)
+        else:
+            debts = (*debts, d)
+    return debts
 
 
 def plus(a: Signal | Number, b: Signal | Number) -> Signal:
@@ -416,7 +430,7 @@ def collapsed(s: Signal) -> Term:
         debts=debts,
         averages=tuple(dict.fromkeys(a for t in own for a in t.averages)),
         smooth=all(t.smooth for t in own),
-        turned=next((t.turned for t in own if t.turned), None),
+        turned=next((t.turned for t in own if t.turned is not None), None),
     )
 
 
@@ -460,7 +474,7 @@ def product(a: Signal, b: Signal, power: float = 1.0) -> Signal:
             low=low,
             high=high,
             degrees=_combined(t.degrees, other.degrees, power) if t.decay is None else t.degrees,
-            debts=(*t.debts, *debts) if t.decay is None else t.debts,
+            debts=_with(t.debts, debts) if t.decay is None else t.debts,
             averages=tuple(dict.fromkeys((*t.averages, *other.averages))),
             smooth=False,
         )

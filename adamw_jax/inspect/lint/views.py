@@ -7,6 +7,7 @@ at every other split.  What a reading finds in some views is a finding if it hol
 for one choice at one split, whatever the others say.
 """
 
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -14,8 +15,11 @@ import numpy as np
 
 from adamw_jax.core import trees
 from adamw_jax.core.flow import Owners, Path, Reading, Run, Value, interpret, slots
+from adamw_jax.inspect.lint import signal
+from adamw_jax.inspect.lint.signal import Signal
 
 View = int
+Seeing = frozenset[View]
 
 
 class Split(NamedTuple):
@@ -164,3 +168,54 @@ def _answers(counts: list[int]) -> tuple[list[tuple[int, ...]], list[list[int]]]
             made = [(*at(j)[:k], i, *at(j)[k + 1 :]) for j in range(max(counts))]
             groups.append(sorted({index.setdefault(one, len(index)) for one in made}))
     return list(index), groups
+
+
+# --- values by views ---------------------------------------------------------------------
+
+
+class Seen(Value):
+    """What is known of the updates at one place: a signal for every set of views."""
+
+    def __init__(self, reader: Any, groups: list[tuple[Seeing, Signal]]):
+        self.reader, self.groups = reader, groups
+
+    @property
+    def views(self) -> Seeing:
+        return frozenset().union(*(views for views, _ in self.groups))
+
+    def each(self, op: Callable, values: tuple) -> "Seen":
+        return self.reader.operate(op, values)
+
+    def __getitem__(self, name: str) -> "Seen":
+        return self.map(signal.unknown)  # a branch of what is no fork, or of an unknown one
+
+    def map(self, function: Callable[[Signal], Signal]) -> "Seen":
+        """Another signal for every set of views."""
+        return Seen(self.reader, [(views, function(s)) for views, s in self.groups])
+
+    def only(self, views: Seeing) -> "Seen":
+        """What is seen in some of the views."""
+        kept = [(mine & views, s) for mine, s in self.groups if mine & views]
+        return Seen(self.reader, kept)
+
+
+def together(values: dict[str, Seen]) -> Iterator[tuple[Seeing, dict[str, Signal]]]:
+    """Several values, by sets of views in which each is one signal."""
+    found: list[tuple[Seeing | None, dict[str, Signal]]] = [(None, {})]
+    for name, value in values.items():
+        found = [
+            (mine if views is None else views & mine, {**known, name: s})
+            for views, known in found
+            for mine, s in value.groups
+            if views is None or views & mine
+        ]
+    yield from ((views, known) for views, known in found if views)
+
+
+def nothing(reader: Any, u: Any) -> Seen:
+    """A value of which nothing is known, in the views of another, or of a fork."""
+    if isinstance(u, Seen):
+        return u.map(signal.unknown)
+    inside = [nothing(reader, x) for x in (u.values() if isinstance(u, dict) else ())]
+    views = frozenset[View]().union(*(x.views for x in inside))
+    return Seen(reader, [(views, signal.unknown())])
