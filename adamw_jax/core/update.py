@@ -131,6 +131,8 @@ def update_part(tx: Any, updates: Any, state: Any, params: Any = None, extra: Ma
         return _update_whole(tx, updates, state, params, extra)
     if tx.separable and not trees.is_bare(updates):
         return trees.update_each_leaf(tx, _update_leaf, updates, state, params)
+    if tx.separable and eager:  # the program that it is run by as one leaf of many
+        return _update_leaf(tx, updates, state, params)
     small = len(jax.tree.leaves(updates)) <= SMALL
     if eager and small and not isinstance(tx.body, Flow):
         return _compiled(jax.tree.structure(tx))(tx, updates, state, params, extra)
@@ -368,11 +370,12 @@ def _each_leaf(tx: Any, tree: Inputs, dealt: _Dealt, leaves: list, thetas: list,
     kinds = [(x[0].shape, *(y.dtype for y in x)) for x in given]
     often = collections.Counter(kinds)
     of_tree = jax.tree.leaves((tree.numbers, tree.t, tree.shared))
+    tree_placed = any(_is_placed(x) for x in of_tree if isinstance(x, jax.Array))
     programs: dict[Any, tuple] = {}  # by dtypes: a program, and what the tree gives it
     done: list[list] = []
     shared = None
     for i, (mine, kind) in enumerate(zip(given, kinds, strict=True)):
-        which = kind[1:], _is_placed(mine[0])
+        which = kind[1:], any(map(_is_placed, mine)) or tree_placed
         if which not in programs:
             known = None if which[1] else program(tx, _of_leaf(tree, dealt, mine[0], thetas[i], i))
             handed, shared = known.scalars(of_tree) if known else (None, shared)
@@ -397,9 +400,8 @@ def _as_array(x: Any) -> jax.Array:
 
 def _is_placed(x: Any) -> bool:
     """Whether the type of an array says where it lies, which its operations must carry on."""
-    aval = jax.typeof(x)
-    explicit = AxisType.Explicit in aval.sharding.mesh.axis_types
-    return explicit or bool(getattr(aval, "vma", ()))
+    kinds = jax.typeof(x).sharding.mesh.axis_types
+    return any(kind is not AxisType.Auto for kind in kinds)
 
 
 def _as_arrays(inputs: Inputs) -> Inputs:
