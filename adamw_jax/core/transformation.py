@@ -205,7 +205,7 @@ def transformation(
         of this update; names that are assigned are state and begin at 0.  Or a
         function from the arguments to such a text.  The module
         `adamw_jax.inspect.equations` tells the rest.
-      traits: words that `lint` reasons with; see `adamw_jax.inspect.lint`.
+      traits: words that `lint` reasons with; see `adamw_jax.inspect.lint.facts`.
       now: for a piece whose parts change with the update: from its arguments, and a
         function that gives a schedule's value by name and schedule, to the parts as
         they are at this update, by slot.
@@ -363,7 +363,9 @@ def expect_parts(name: str, stages: Mapping[str, Any]) -> None:
 # --- elementwise pieces ------------------------------------------------------------------
 
 
-def elementwise(function: Callable | None = None, /, **starts: Any) -> Any:
+def elementwise(
+    function: Callable | None = None, /, *, traits: tuple[str, ...] = (), **starts: Any
+) -> Any:
     """Makes an elementwise piece of a factory that returns a formula.
 
     The formula's first parameter is `u`, what the piece receives.  It names whatever
@@ -379,6 +381,8 @@ def elementwise(function: Callable | None = None, /, **starts: Any) -> Any:
 
     Args:
       function: the factory.
+      traits: words for what the formula does not say, such as which of two decays with
+        the same formula it is; see `adamw_jax.inspect.lint.facts`.
       **starts: the fields of the state, each with where it starts: a number, the name
         of the argument that says it, "theta" for the parameter, or `per_tree(number)`
         for one number for the whole tree.
@@ -406,7 +410,7 @@ def elementwise(function: Callable | None = None, /, **starts: Any) -> Any:
       2.0
     """
     if function is None:
-        return functools.partial(elementwise, **starts)
+        return functools.partial(elementwise, traits=traits, **starts)
     name, signature = function.__name__, inspect.signature(function)
     State: Any = _state_class(function, starts)
 
@@ -431,7 +435,8 @@ def elementwise(function: Callable | None = None, /, **starts: Any) -> Any:
         body.stored = functools.partial(_stored, body)
         return body
 
-    factory = remember(build, Transformation, **_DECLARED | {"leafwise": True})
+    declared = _DECLARED | {"leafwise": True, "traits": traits}
+    factory = remember(build, Transformation, **declared)
     factory.State = State
     return factory
 

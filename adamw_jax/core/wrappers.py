@@ -19,9 +19,7 @@ class TimedState(NamedTuple):
     tx: Any
 
 
-@transformation(
-    leafwise=True, equation="tx(u, t=t - steps) if t > steps else 0", traits=("wrapper",)
-)
+@transformation(leafwise=True, equation="tx(u, t=t - steps) if t > steps else 0")
 def delay(tx: optax.GradientTransformation, steps: Count = 1):
     """u -> 0 for the first `steps` updates, then tx(u), which has seen nothing before.
 

@@ -145,7 +145,7 @@ def _size(shape: tuple[int, ...]) -> int:
     return size
 
 
-@transformation(traits=("scale_invariant",))
+@transformation(traits=("scale_invariant", "nonlinear"))
 def orthogonalize(
     coefficients: Any = "keller",
     *,

@@ -28,7 +28,7 @@ def all_finite(tree: Any) -> jax.Array:
     return functools.reduce(jnp.logical_and, flags, jnp.asarray(True))
 
 
-@transformation(equation="tx(u)", traits=("wrapper",))
+@transformation(equation="tx(u)")
 def skip_nonfinite(tx: optax.GradientTransformation, *, max_consecutive: Count = 10):
     """u -> tx(u) where every element of u is finite; otherwise 0, and tx keeps its state.
 

@@ -19,7 +19,7 @@ from adamw_jax.core.transformation import Transformation, elementwise
 from adamw_jax.pieces.scaling import scale_by_learning_rate
 
 
-@elementwise
+@elementwise(traits=("decoupled_decay",))
 def add_decoupled_weight_decay(weight_decay: NonNegative, mask: Any = None):
     """u -> u + weight_decay * θ, to stand between the quotient and the learning rate.
 
@@ -45,7 +45,7 @@ def add_decoupled_weight_decay(weight_decay: NonNegative, mask: Any = None):
     return lambda u, theta: u + weight_decay * theta
 
 
-@elementwise
+@elementwise(traits=("l2",))
 def add_l2_gradient(weight_decay: NonNegative, mask: Any = None):
     """g -> g + weight_decay * θ, to stand before every moment.
 
@@ -70,7 +70,7 @@ def add_l2_gradient(weight_decay: NonNegative, mask: Any = None):
     return lambda u, theta: u + weight_decay * theta
 
 
-@elementwise
+@elementwise(traits=("independent",))
 def shrink(weight_decay: NonNegative, schedule: LearningRate | None = None, mask: Any = None):
     """u -> u - schedule(t) * weight_decay * θ, to stand after the learning rate.
 

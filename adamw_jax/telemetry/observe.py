@@ -148,7 +148,7 @@ def _is_heavy(step: Any, *operands: Any) -> bool:
     return "dot_general" in program or "conv_general" in program
 
 
-@transformation(equation="tx(u)", traits=("wrapper",))
+@transformation(equation="tx(u)")
 def observe(tx: optax.GradientTransformation, *, every: Count = 1):
     """u -> tx(u), and keeps what `tx` makes of it.
 
