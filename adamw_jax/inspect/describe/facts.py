@@ -102,8 +102,9 @@ def decay_of(piece: Transformation, params: Any = None) -> Any:
 def _does_without(piece: Transformation, params: Any) -> bool:
     """Whether a piece updates without parameters: then it does not decay them."""
     try:
-        state = jax.eval_shape(piece.init, params)
-        jax.eval_shape(lambda g, state: piece.update(g, state), params, state)
+        with jax.numpy_dtype_promotion("standard"):  # which other libraries rely on
+            state = jax.eval_shape(piece.init, params)
+            jax.eval_shape(lambda g, state: piece.update(g, state), params, state)
     except Exception:  # whatever a stranger raises
         return False
     return True
