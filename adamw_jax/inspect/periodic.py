@@ -42,11 +42,11 @@ def factories() -> dict[str, Callable]:
     found = {}
     for module in pkgutil.iter_modules(optimizers.__path__):
         loaded = importlib.import_module(f"{optimizers.__name__}.{module.name}")
-        for name, factory in vars(loaded).items():
-            signature = getattr(factory, "signature", inspect.Signature())
-            own = getattr(factory, "__module__", "") == loaded.__name__
+        for name, made in vars(loaded).items():
+            signature = getattr(made, "signature", inspect.Signature())
+            own = getattr(made, "__module__", "") == loaded.__name__
             if own and next(iter(signature.parameters), "") == "learning_rate":
-                found[name] = factory
+                found[name] = made
     return dict(sorted(found.items()))
 
 
@@ -239,7 +239,7 @@ def state_bytes(tx: Transformation, shape: tuple[int, ...] = (1024, 1024)) -> fl
 
 def table() -> list[Row]:
     """A row for every optimizer of the package."""
-    return [_row(name, factory) for name, factory in factories().items()]
+    return [_row(name, make) for name, make in factories().items()]
 
 
 def markdown() -> str:
