@@ -9,7 +9,10 @@ import optax
 import pytest
 
 import adamw_jax as aj
-from adamw_jax.inspect.contract.promises import PROPERTIES
+from adamw_jax.core.transformation import elementwise
+from adamw_jax.inspect.contract.check import _judge
+from adamw_jax.inspect.contract.promises import PROPERTIES, Subject
+from adamw_jax.inspect.contract.traits import TESTS
 from adamw_jax.inspect.periodic import factories
 
 PARAMS = {
@@ -136,6 +139,37 @@ def looks_beyond_its_leaf():
     return optax.stateless(update)
 
 
+@aj.transformation(equation="2 * u")
+def says_another_factor():
+    return optax.stateless(lambda updates, params: jax.tree.map(lambda u: u * 3, updates))
+
+
+@aj.transformation(equation="m = decay * m + (1 - decay) * u; m")
+def says_another_memory(decay):
+    return aj.scale_by_momentum(decay, gain=1.0)
+
+
+@aj.transformation(leafwise=True, equation="u / maximum(1, global_norm(u))")
+def says_the_whole_tree():
+    norm = lambda u: jnp.maximum(1, jnp.sqrt(jnp.sum(u * u))).astype(u.dtype)
+    return optax.stateless(lambda updates, params: jax.tree.map(lambda u: u / norm(u), updates))
+
+
+@elementwise
+def centres():
+    return lambda u: u - jnp.mean(u)
+
+
+def says(*words, equation=None):
+    """u -> 2 u for every tree, and some words that say otherwise."""
+
+    @aj.transformation(traits=words)
+    def plain():
+        return optax.stateless(lambda updates, params: jax.tree.map(lambda u: u * 2, updates))
+
+    return plain
+
+
 MISTAKES = {
     "runs": [forgets_a_leaf, lambda: optax.sgd("fast")],
     "purity": [counts_in_python, changes_its_input],
@@ -148,6 +182,13 @@ MISTAKES = {
     "masked leaves": [fills_the_holes],
     "vmap": [mixes_the_batch],
     "leafwise": [looks_beyond_its_leaf],
+    "elementwise": [centres],
+    "equation": [
+        says_another_factor,
+        lambda: aj.chain(aj.clip(1.0), says_another_memory(0.5)),
+        says_the_whole_tree,
+    ],
+    "traits": [says("sign"), says("linear", "clip")],
     "donation": [keeps_the_parameters_themselves],
 }
 
@@ -196,6 +237,169 @@ def test_verdicts_tell_the_value():
     assert "the update of 'bias' is float32, its gradient bfloat16" in why(widens, "half precision")
     assert "'bias' holds 3 elements that are not finite" in why(divides_by_zero, "zero gradients")
     assert "same buffer twice" in why(keeps_the_parameters_themselves, "donation")
+
+
+# --- declarations ------------------------------------------------------------
+
+LIES = {
+    "average": "has no argument 'decay'",
+    "clip": "update 1 makes 0.2515 of 0.1257",
+    "correction": "has no argument 'decay'",
+    "decay_after_rate": None,
+    "decoupled_decay": "",
+    "estimate": "",
+    "global": "what it makes of a leaf does not depend on the others",
+    "learning_rate": "has no argument 'learning_rate'",
+    "linear": None,  # the one that is true
+    "negative": "update 1 makes",
+    "positive": "update 2 makes -",
+    "root": "",
+    "scale": "has no argument 'factor'",
+    "scale_invariant": "",
+    "sign": "update 1 makes",
+    "squares": "update 2 makes -",
+    "wrapper": "it has 0 parts",
+}
+
+
+def verdict_of(tx, name, params=PARAMS, extra=None):
+    """One verdict of `check`, without the others."""
+    (prop,) = (prop for prop in PROPERTIES if prop.name == name)
+    return _judge(prop, Subject(tx, params, extra), {})
+
+
+@pytest.mark.parametrize("word", LIES)
+def test_a_word_that_lies(word):
+    verdict = verdict_of(says(word)(), "traits")
+    if LIES[word] is None:
+        assert verdict.passed, verdict
+    else:
+        assert verdict.passed is False, verdict
+        assert f"plain is declared {word!r}, and" in verdict.why
+        assert LIES[word] in verdict.why
+
+
+def test_every_word_is_tried():
+    assert set(TESTS) - set(LIES) == {"first", "independent", "l2"}
+    verdict = verdict_of(says("fast")(), "traits")
+    assert verdict[1:] == (None, "plain: there is no test of the word 'fast'.")
+
+
+def test_a_lie_is_told_with_the_numbers():
+    verdict = verdict_of(says_another_factor(), "equation")
+    assert verdict.why == (
+        "the equation of says_another_factor gives 0.25146 where update 1 of 'bias' is 0.377191."
+    )
+    verdict = verdict_of(aj.chain(aj.clip(1.0), says_another_memory(0.5)), "equation")
+    assert "the equation of says_another_memory at '1' gives" in verdict.why
+    verdict = verdict_of(centres(), "elementwise")
+    assert "centres is written as elementwise, and update 1 of 'bias' differs by" in verdict.why
+
+
+def test_an_equation_that_cannot_be_run_says_why():
+    verdict = verdict_of(aj.eigenbasis(0.9), "equation")
+    assert verdict.passed is None
+    assert verdict.why == "eigenbasis: the function 'eigenvectors' is not known here."
+    verdict = verdict_of(aj.chain(aj.scale(2.0), aj.eigenbasis(0.9)), "equation")
+    assert verdict.passed
+    assert "1 of the parts do what they say; 1 are not judged: eigenbasis at '1'" in verdict.why
+
+
+def test_nothing_is_promised_of_what_says_nothing():
+    for name in ("elementwise", "equation", "traits"):
+        assert verdict_of(optax.sgd(0.1), name).why == "it is no expression of this library."
+        assert verdict_of(says()(), name).why == "no part declares anything of the kind."
+
+
+def test_a_stranger_that_tells_the_truth():
+    @elementwise(average=0.0)
+    def centred(decay, rate):
+        def formula(u, theta, t, average):
+            average = decay * average + (1 - decay) * u
+            return u - average / (1 - decay**t) + rate * theta, {"average": average}
+
+        return formula
+
+    tx = aj.chain(centred(0.5, 0.1), aj.scale_by_learning_rate(aj.cosine(0.1, 10)))
+    for name in ("elementwise", "equation"):
+        assert verdict_of(tx, name).passed, verdict_of(tx, name)
+
+
+PIECES = {
+    "add_decoupled_weight_decay": (0.5,),
+    "add_l2_gradient": (0.5,),
+    "average": (0.5,),
+    "bias_correction": (0.5,),
+    "block_second_moment": (0.5,),
+    "by_distance": (aj.sgd(0.1), 0.1, 0.9),
+    "cautious": (),
+    "clip": (0.5,),
+    "clip_by_age": (),
+    "clip_by_global_norm": (0.5,),
+    "clip_by_leaf_norm": (0.5,),
+    "clip_by_rms": (0.5,),
+    "curvature": (aj.identity(), 0.5),
+    "delay": (aj.scale_by_momentum(0.5), 2),
+    "difference": (),
+    "eigenbasis": (0.5,),
+    "factored_second_moment": (),
+    "floor": (0.5,),
+    "identity": (),
+    "nesterov_average": (0.5,),
+    "nesterov_trace": (0.5,),
+    "observe": (aj.scale_by_momentum(0.5),),
+    "orthogonalize": (),
+    "previous_second_moment": (0.5,),
+    "probe": ("g",),
+    "proximal_decay": (0.5, aj.cosine(1.0, 10)),
+    "rectify": (0.9,),
+    "rms": (0.5,),
+    "root": (0.1,),
+    "root_bias_correction": (0.5,),
+    "running_max": (),
+    "scale": (-0.5,),
+    "scale_by_learning_rate": (0.1,),
+    "scale_by_momentum": (0.5,),
+    "scale_by_parameter_rms": (),
+    "scale_by_rms": (0.5,),
+    "scale_by_shape": (),
+    "schedule_free": (aj.sgd(0.1), 0.1),
+    "second_moment": (0.5,),
+    "shrink": (0.5, aj.cosine(1.0, 10)),
+    "shrink_after": (0.5,),
+    "sign": (),
+    "skip_nonfinite": (aj.scale_by_momentum(0.5),),
+    "square": (),
+    "sum_of_squares": (1.0,),
+    "update_rms": (),
+    "variance_reduction": (0.5,),
+    "warming_nesterov": (0.5,),
+}
+SILENT = {  # what says nothing that could be run, and why
+    "eigenbasis": ("equation", "traits"),
+    "orthogonalize": ("equation",),
+}
+
+
+@pytest.mark.parametrize("name", PIECES)
+def test_our_pieces_do_what_they_say(name):
+    tx = getattr(aj, name)(*PIECES[name])
+    found = {kind: verdict_of(tx, kind) for kind in ("elementwise", "equation", "traits")}
+    assert all(v.passed is not False for v in found.values()), found
+    judged = {kind for kind, v in found.items() if v.passed}
+    assert ("equation" in judged) == ("equation" not in SILENT.get(name, ())), found
+    if tx.factory.declared["traits"] and "traits" not in SILENT.get(name, ()):
+        assert "traits" in judged or aj.parts(tx), found
+
+
+def test_every_piece_is_among_them():
+    others = {"distance_root", "hutchinson", "gauss_newton_bartlett"}  # that need more arguments
+    combinators = {"chain", "fork", "join", "merge", "pick", "precondition", "interpolate"}
+    combinators |= {"masked", "route", "routed", "scheduled"}
+    made = {
+        n for n in aj.__all__ if getattr(getattr(aj, n), "declared", {}).get("leafwise") is not None
+    }
+    assert made - others - combinators - set(factories()) - {"scale_by_adam"} == set(PIECES)
 
 
 # --- what keeps the contract -------------------------------------------------

@@ -12,6 +12,8 @@ from flax import linen, nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 import adamw_jax as aj
+from adamw_jax.core.flow import Owners
+from adamw_jax.core.transformation import combinator, elementwise
 from adamw_jax.inspect.periodic import factories
 
 
@@ -159,6 +161,105 @@ def test_state_is_told_from_parameters_whatever_their_names(params):
     for tx in (aj.adamw(0.1), aj.chain(aj.clip(1.0), aj.adamw(0.1)), optax.adamw(0.1)):
         found = aj.describe(tx, params)
         assert (found.bytes_per_parameter, found.totals.parameters) == (8.0, 16)
+
+
+# --- strangers, and what is not known ----------------------------------------
+
+
+@elementwise
+def pulls(strength, rate=None):
+    def formula(u, theta):
+        return u + strength * theta if rate is None else u - rate * strength * (theta + u)
+
+    return formula
+
+
+@elementwise
+def steps(learning_rate):
+    return lambda u: -learning_rate * u
+
+
+@elementwise
+def sparsifies(strength):
+    return lambda u, theta: u + strength * theta / (1e-8 + abs(theta))
+
+
+@elementwise
+def halves():
+    return lambda u: u / 2
+
+
+@aj.transformation
+def silent():
+    return optax.stateless(lambda u, params: jax.tree.map(jnp.add, u, params))
+
+
+@combinator
+def then(first, second):
+    return lambda run, u: run("second", run("first", u))
+
+
+def known(tx):
+    leaf = aj.describe(tx, MATRICES).leaves[0]
+    return leaf.weight_decay, leaf.learning_rate
+
+
+@pytest.mark.parametrize(
+    ("tx", "decay", "rate"),
+    [
+        (aj.chain(aj.sign(), pulls(0.2), steps(0.1)), 0.2, 0.1),
+        (aj.chain(aj.sign(), pulls(0.2), steps(aj.cosine(0.1, 10)), halves()), 0.2, 0.05),
+        (then(aj.chain(aj.sign(), pulls(0.2)), steps(0.1)), 0.2, 0.1),
+        (aj.chain(steps(0.1), pulls(0.2, aj.cosine(1.0, 10))), 0.2, 0.1),
+        (aj.chain(steps(0.1), pulls(0.2, 0.5)), 0.1, 0.1),  # which of the two is it?
+        (aj.chain(pulls(0.0), steps(0.1)), 0.0, 0.1),
+        (aj.chain(steps(0.1), aj.proximal_decay(0.3, aj.cosine(1.0, 10))), 0.3, 0.1),
+        (aj.chain(steps(0.1), aj.shrink_after(0.3)), 0.3, 0.1),
+        (aj.schedule_free_adamw(0.1, weight_decay=0.3), 0.3, 0.1),
+        (aj.sophia_h(0.1, weight_decay=0.3), 0.3, 0.1),
+        (aj.adam_l2(0.1, weight_decay=0.3), 0.3, 0.1),
+        (aj.chain(aj.clip(1.0), aj.sign()), 0.0, None),
+        # unknown
+        (optax.adamw(0.1), None, None),
+        (optax.adam(0.1), 0.0, None),  # it does without parameters
+        (aj.chain(silent(), steps(0.1)), None, 0.1),
+        (aj.chain(sparsifies(0.2), steps(0.1)), None, 0.1),
+        (aj.chain(optax.clip(1.0), aj.adamw(0.1, weight_decay=0.2)), 0.2, 0.1),
+        (aj.chain(aj.adamw(0.1, weight_decay=0.2), optax.scale(0.5)), 0.2, None),
+        (aj.sgd(lambda t: 0.1), 0.0, None),
+    ],
+)
+def test_decay_and_rate_are_found_in_what_pieces_say(tx, decay, rate):
+    assert known(tx) == (decay, pytest.approx(rate) if rate else rate)
+
+
+def test_what_is_unknown_is_no_zero():
+    def row(tx):
+        line = next(x for x in str(aj.describe(tx, MATRICES)).splitlines() if x.startswith("a "))
+        return tuple(line.split()[4:6])
+
+    assert row(optax.adamw(0.1)) == ("?", "?")
+    assert row(optax.adam(0.1)) == ("-", "?")
+    assert row(aj.sgd(lambda t: 0.1)) == ("-", "?")
+    assert row(aj.sign()) == ("-", "-")
+    assert row(aj.chain(silent(), steps(0.1))) == ("?", "×1")
+    leaf = aj.describe(optax.adamw(0.1), MATRICES).leaves[0]
+    assert leaf.unknown == ("weight_decay", "learning_rate")
+    assert not leaf.decayed
+    assert aj.describe(optax.adamw(0.1), MODEL).warnings == ()  # none of what is not known
+
+
+def test_splits_of_a_stranger():
+    @combinator
+    def small_and_large(small, large):
+        owners = Owners(
+            lambda tree: ["small" if x.ndim < 2 else "large" for x in jax.tree.leaves(tree)]
+        )
+        return lambda run, u: run.split(u, owners)
+
+    tx = small_and_large(aj.sgd(0.1), aj.sgd(0.2))
+    leaves = by_path(aj.describe(tx, MODEL))
+    assert leaves["layers/0/mlp/bias"].route == "small"
 
 
 # --- warnings ----------------------------------------------------------------

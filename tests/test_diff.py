@@ -97,6 +97,36 @@ def test_several_changes():
     assert len(str(found).splitlines()) == 3
 
 
+MORE = [
+    # one more stage in front, or at the end
+    (aj.chain(DECAY, LR), aj.chain(aj.clip(1.0), DECAY, LR), "0: absent -> clip(1.0)", "0=clip"),
+    (aj.chain(DECAY, LR), aj.chain(DECAY, LR, aj.scale(0.5)), "2: absent -> scale(0.5)",
+     "2=scale"),
+    (aj.chain(LR, LR), aj.chain(LR, LR, LR), None, None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("a", "b", "text", "name"), MORE)
+def test_one_more_stage_is_one_entry(a, b, text, name):
+    test_one_change_is_one_entry(a, b, text, name)
+
+
+def test_changes_behind_a_new_stage_are_followed():
+    found = aj.diff(aj.chain(aj.adamw(1e-3), DECAY), aj.chain(aj.clip(1.0), aj.adamw(0.1), DECAY))
+    assert str(found) == "0: absent -> clip(1.0)\n1.learning_rate: 0.001 -> 0.1"
+
+
+def test_what_strangers_make_is_followed_like_ours():
+    @aj.transformation
+    def mine(rate):
+        return aj.chain(aj.sign(), aj.scale(rate))
+
+    (change,) = aj.diff(mine(0.1), mine(0.2))
+    assert tuple(change) == ("rate", 0.1, 0.2)
+    (change,) = aj.diff(aj.expand(mine(0.1)), aj.expand(mine(0.2)))
+    assert tuple(change) == ("1.factor", 0.1, 0.2)
+
+
 def test_masks_and_matchers_are_values():
     mask = {"w": True, "b": False}
     assert aj.diff(aj.adamw(0.1, mask=mask), aj.adamw(0.1, mask=dict(mask))) == []

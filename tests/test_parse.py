@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -55,6 +56,9 @@ REFUSED = {  # text: (what the message says, the character it points at)
     "sgd(lambda t: t)": ("a lambda", 4),
     "chain(*[sgd(0.1)])": ("an unpacked argument", 6),
     "chain(**{})": ("unpack", 0),
+    "chain(**sgd(0.1))": ("unpack", 0),
+    "chain(**{1: sgd(0.1)})": ("unpack", 0),
+    "chain(a=clip(1.0), **{'a': sgd(0.1)})": ("'a' is given twice", 19),
     "sgd(f'{1}')": ("a formatted string", 4),
     "sgd(b'1')": ("not a number, string", 4),
     "sgd(1j)": ("not a number, string", 4),
@@ -87,6 +91,63 @@ def test_a_refusal_points_at_the_character(text):
     *_, shown, caret = str(caught.value).split("\n")
     assert shown == f"  {text}"
     assert caret == " " * (column + 2) + "^"
+
+
+@aj.transformation
+def mine(rate):
+    return aj.chain(aj.sign(), aj.scale(rate))
+
+
+def halved(x, y):
+    return (x + y) / 2
+
+
+@aj.transformation
+def sgd(rate):
+    return aj.scale(rate)
+
+
+def test_names_of_a_stranger():
+    tx = aj.chain(mine(0.1), aj.join(halved, a=aj.sign(), b=aj.identity()))
+    assert aj.parse(repr(tx), names={"mine": mine, "halved": halved}) == tx
+    assert aj.parse("sgd(0.5)", {"sgd": sgd}) == sgd(0.5)  # a name of ours, and yours
+    with pytest.raises(ParseError, match="'mine' is not a public name of adamw_jax"):
+        aj.parse(repr(tx))
+    with pytest.raises(ParseError, match=r"'halved' is not .* or among the names given"):
+        aj.parse(repr(tx), names={"mine": mine})
+    with pytest.raises(TypeError, match=r"parse: names holds 'mine': mine\(0.1\)\. Give"):
+        aj.parse("mine(0.1)", names={"mine": mine(0.1)})
+
+
+ODD = ["no-decay", "two words", "class", "None", "é", "'", "a/b", "{}"]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_names_of_slots(name):
+    for tx in (
+        aj.chain(**{"first": aj.sign(), name: aj.scale(2.0), "last": aj.sgd(0.1)}),
+        aj.route([(name, "bias$", aj.sgd(0.1))], aj.adamw(1e-3)),
+        aj.expand(aj.route([(name, "bias$", aj.sgd(0.1))], aj.adamw(1e-3))),
+    ):
+        again = aj.parse(repr(tx))
+        assert again == tx
+        assert list(again.arguments) == list(tx.arguments)
+        assert list(aj.parts(again)) == list(aj.parts(tx))
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        {"w": np.True_, "b": np.False_},
+        {("a", 1): True, ("b", 0): False},
+        [True, {"x": (np.False_,)}],
+    ],
+)
+def test_masks(mask):
+    tx = aj.adamw(1e-3, mask=mask)
+    assert "np." not in repr(tx)
+    assert aj.parse(repr(tx)) == tx
+    assert hash(aj.parse(repr(tx))) == hash(tx)
 
 
 def test_the_line_is_shown():

@@ -4,11 +4,14 @@ import importlib
 import runpy
 from pathlib import Path
 
+import optax
 import pytest
 
 import adamw_jax as aj
 from adamw_jax import optimizers
+from adamw_jax.core.flow import each as each_
 from adamw_jax.core.flow import slots
+from adamw_jax.core.transformation import combinator
 from adamw_jax.inspect import periodic
 
 ROOT = Path(__file__).parent.parent
@@ -114,3 +117,50 @@ def test_the_page_is_up_to_date():
     tables = runpy.run_path(str(ROOT / "docs" / "tables.py"))
     page = ROOT / "docs" / "optimizers.md"
     assert tables["block"](page, "optimizers") == periodic.markdown().strip()
+
+
+@combinator
+def then(first, second):
+    return lambda run, u: run("second", run("first", u))
+
+
+@combinator
+def mean(first, second):
+    middle = lambda a, b: (a + b) / 2
+    return lambda run, u: each_(middle, run("first", u), run("second", u))
+
+
+@combinator
+def ratio(top, bottom):
+    return lambda run, u: each_(lambda a, b: a / b, run("top", u), run("bottom", u))
+
+
+def geometric(a, b):
+    return abs(a * b) ** 0.5
+
+
+G, M = aj.identity(), aj.average(0.9)
+
+
+@pytest.mark.parametrize(
+    ("tx", "text"),
+    [
+        (then(aj.sign(), aj.clip(1.0)), "sign → clip"),
+        (then(G, G), "g"),
+        (mean(M, G), "(momentum → corrected) + g"),
+        (aj.chain(aj.clip(1.0), mean(M, G), aj.sign()), "clip → (momentum → corrected) + g → sign"),
+        (ratio(M, aj.rms(0.9)), "(momentum → corrected) / (second moment → corrected → root)"),
+        (aj.join(aj.divide, a=M, b=G), "(momentum → corrected) / (g)"),
+        (aj.join(geometric, a=aj.sign(), b=G), "geometric(sign, g)"),
+        (
+            aj.chain(aj.fork(a=G, b=M), aj.merge(geometric)),
+            "fork(g, momentum → corrected) → geometric",
+        ),
+        (aj.chain(aj.fork(a=G, b=M), aj.pick("b")), "fork(g, momentum → corrected) → b"),
+        (aj.masked(aj.sign(), {"w": True}), "masked(sign)"),
+        (aj.delay(aj.sign()), "sign"),
+        (aj.chain(optax.scale_by_adam(), aj.sign()), "scale by adam → sign"),
+    ],
+)
+def test_a_stranger_is_sketched_like_ours(tx, text):
+    assert periodic.sketch(tx) == text

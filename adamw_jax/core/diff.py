@@ -16,7 +16,7 @@ import optax
 
 from adamw_jax.core.expression import is_node
 from adamw_jax.core.flow import slots
-from adamw_jax.core.transformation import Transformation, foreign, lift
+from adamw_jax.core.transformation import Transformation, lift
 
 
 class Change(NamedTuple):
@@ -106,7 +106,7 @@ def _changes(a: Transformation, b: Transformation, path: str) -> list[Change]:
     if found is None:
         return whole
     # Two names for different things, in a slot: one was swapped for the other.
-    renamed = a.composite and b.composite and a.factory is not b.factory
+    renamed = a.composite and b.composite and a.factory != b.factory
     return whole if path and renamed and len(found) > 1 else found
 
 
@@ -114,7 +114,7 @@ def _inside(a: Transformation, b: Transformation, path: str) -> list[Change] | N
     """The differences within the outermost calls of one factory; None if nothing is shared."""
     for x in _layers(a):
         for y in _layers(b):
-            if x.factory is y.factory is not foreign:
+            if x.factory == y.factory and not x.is_foreign:
                 found = _arguments(x, y, path)
                 if found is not None:
                     return found
@@ -152,17 +152,34 @@ def _holds_parts(value: Any) -> bool:
     return any(isinstance(x, Transformation) for x in jax.tree.leaves(value, is_leaf=is_node))
 
 
+def _stages(mine: list, theirs: list, path: str) -> list[Change] | None:
+    """The differences of two sequences by position, of which one has more stages in front or at
+    the end; None if the others have nothing in common."""
+    count, found = max(len(mine), len(theirs)), []
+    for front in (True, False):
+        fill = lambda x, front=front: [None] * (front * (count - len(x))) + x
+        old, new = ([*fill(x), *[None] * count][:count] for x in (mine, theirs))
+        changes, shared = [], False
+        for i, (x, y) in enumerate(zip(old, new, strict=True)):
+            here = _join(path, str(i))
+            inner = [Change(here, x, y)] if x is None or y is None else _changes(x, y, here)
+            shared = shared or [change.path for change in inner] != [here]
+            changes += inner
+        found += [changes] if shared else []
+    return min(found, key=len, default=None)
+
+
 def _slots(
     a: Transformation, b: Transformation, path: str, differ: list[str]
 ) -> list[Change] | None:
     """The differences of two calls of a combinator; None if they share no slot."""
     mine, theirs = slots(a), slots(b)
+    numbered = [all(map(str.isdigit, inner)) for inner in (mine, theirs)]
+    if any(numbered) and len(mine) != len(theirs):
+        return _stages(list(mine.values()), list(theirs.values()), path) if all(numbered) else None
     common = [name for name in mine if name in theirs]
-    numbered = any(name.isdigit() for name in (*mine, *theirs))
     if common != [name for name in theirs if name in mine] or not differ:
         return None  # another order
-    if numbered and len(mine) != len(theirs):
-        return None
     found, shared = [], False
     for name in dict.fromkeys((*mine, *theirs)):
         here = _join(path, name)

@@ -12,6 +12,7 @@ Two rules say what an argument is to JAX:
 
 import functools
 import inspect
+import keyword
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -27,7 +28,8 @@ class Structure:
     """A value that JAX keeps in the tree structure instead of among the leaves."""
 
     def __init__(self, value: Any):
-        self.value = value
+        # NumPy's bools, which a mask may hold, are Python's.
+        self.value = bool(value) if isinstance(value, np.bool_) else value
 
     def __eq__(self, other):
         return type(self.value) is type(other.value) and self.value == other.value
@@ -193,12 +195,18 @@ def _written_arguments(expression: Expression) -> Iterator[str]:
             parameter.VAR_POSITIONAL,
             parameter.VAR_KEYWORD,
         ):
-            yield _written(value) if name.isdigit() else f"{name}={_written(value)}"
+            yield _written(value) if name.isdigit() else _keyword(name, value)
         elif parameter.default is parameter.empty and parameter.kind is not parameter.KEYWORD_ONLY:
             yield _written(value)
         elif not _is_default(value, parameter.default):
             keyword = "" if parameter.kind is parameter.POSITIONAL_ONLY else f"{name}="
             yield f"{keyword}{_written(value)}"
+
+
+def _keyword(name: str, value: Any) -> str:
+    """An argument by its name, which may be none that Python knows: a slot has any."""
+    plain = name.isidentifier() and name.isascii() and not keyword.iskeyword(name)
+    return f"{name}={_written(value)}" if plain else f"**{{{name!r}: {_written(value)}}}"
 
 
 def made_by(transform: optax.GradientTransformation) -> str:
@@ -212,6 +220,8 @@ def _written(value: Any) -> str:
     if type(value) in (tuple, list):
         inside = ", ".join(map(_written, value)) + ("," if len(value) == 1 else "")
         return f"[{inside.rstrip(',')}]" if isinstance(value, list) else f"({inside})"
+    if type(value) is dict:
+        return f"{{{', '.join(f'{key!r}: {_written(x)}' for key, x in value.items())}}}"
     if inspect.isroutine(value):
         return value.__name__
     if isinstance(value, optax.GradientTransformation) and not isinstance(value, Expression):

@@ -199,7 +199,7 @@ def routes(tx: optax.GradientTransformation, params: Any) -> dict[str, str]:
     """
     trees.check_parameters("routes", params)
     seen = Leaves.of(trees.widen(params))  # as init shows them to the rules
-    names = interpret(lift(tx, "routes"), seen, _Routes()).names
+    names = _joined(interpret(lift(tx, "routes"), seen, _Routes())).names
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return {
         trees.path_text(path): ".".join(names[i]) or "all" for i, (path, _) in enumerate(leaves)
@@ -239,10 +239,16 @@ class Leaves(Value):
         return Leaves(trees.select(self.params, flags), indices, names)
 
 
+def _joined(u: Any) -> Leaves:
+    """The leaves of all branches, where they come as a fork."""
+    return next(iter(u.values())).each(None, tuple(u.values())) if isinstance(u, dict) else u
+
+
 class _Routes(Reading):
     """The reading by paths: which way every leaf goes."""
 
     def piece(self, tx, u, path):
+        u = _joined(u)
         inner = [interpret(part, u, self, (*path, slot)) for slot, part in slots(tx).items()]
         return next((x for x in inner if any(x.names.values())), u)
 

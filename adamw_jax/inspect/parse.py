@@ -8,7 +8,7 @@ import ast
 import importlib
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from adamw_jax.core.expression import Expression
@@ -27,7 +27,7 @@ class ParseError(ValueError):
     """A text that is not an expression; its message points at the character."""
 
 
-def parse(text: str) -> Transformation:
+def parse(text: str, names: Mapping[str, Callable] | None = None) -> Transformation:
     """The transformation that a text such as `repr(tx)` describes.
 
     The text may call the pieces, combinators, optimizers and schedules of the
@@ -36,10 +36,13 @@ def parse(text: str) -> Transformation:
 
     Args:
       text: for example 'swap(adamw(3e-3), "weight_decay", identity())'.
+      names: your own factories and functions, by the names that the text may call or
+        pass them by.  A name that the package has, too, is yours.
 
     Raises:
       ParseError: the text is anything else, or a call in it was refused; the
         message shows where.
+      TypeError: `text` is no text, or `names` holds what cannot be called.
 
     Example:
       >>> from adamw_jax import adamw, parse
@@ -55,9 +58,15 @@ def parse(text: str) -> Transformation:
         raise TypeError(f"parse: got {text!r}. Pass the text of an expression, such as 'sgd(0.1)'.")
     if len(text) > LONGEST:
         raise ParseError(f"parse: the text has {len(text)} characters. Keep it below {LONGEST}.")
+    for name, value in (names or {}).items():
+        if not isinstance(name, str) or not callable(value):
+            raise TypeError(
+                f"parse: names holds {name!r}: {value!r}. Give a function for every name, such "
+                "as {'then': then}."
+            )
     text = text.strip()  # from a file or a docstring it comes with blanks around it
     try:
-        value = _Reader(text).read(_tree(text))
+        value = _Reader(text, names or {}).read(_tree(text))
     except RecursionError:
         raise ParseError("parse: the text is nested too deeply. Write it flatter.") from None
     if not isinstance(value, Transformation):
@@ -105,10 +114,10 @@ _KINDS = {
 class _Reader:
     """Reads a syntax tree node by node; what has no rule is refused."""
 
-    def __init__(self, text: str):
-        self.text = text
+    def __init__(self, text: str, own: Mapping[str, Callable]):
+        self.text, self.own = text, own
         package = importlib.import_module(__name__.partition(".")[0])
-        self.names = {name: getattr(package, name) for name in package.__all__}
+        self.names = {name: getattr(package, name) for name in package.__all__} | dict(own)
 
     def read(self, node: ast.expr) -> Any:
         rule = getattr(self, f"_{type(node).__name__.lower()}", None)
@@ -144,41 +153,57 @@ class _Reader:
         if None in node.keys:
             raise self.error(node, "a dict may not unpack another")
         keys = [self.read(key) for key in node.keys if key is not None]
-        if not all(isinstance(key, str | int) for key in keys):
-            raise self.error(node, "the keys of a dict must be strings or whole numbers")
+        if not all(map(_is_key, keys)):
+            message = "the keys of a dict must be strings, whole numbers, or tuples of these"
+            raise self.error(node, message)
         return dict(zip(keys, map(self.read, node.values), strict=True))
 
     def _name(self, node: ast.Name) -> Any:
         """A function that is an argument, such as `add` in join(add, ...)."""
         value = self._known(node)
-        if not inspect.isfunction(value):
+        if not inspect.isfunction(value) and node.id not in self.own:
             raise self.error(node, f"{node.id!r} is not a function")
         return value
 
     def _known(self, node: ast.Name) -> Any:
         if node.id not in self.names:
-            raise self.error(node, f"{node.id!r} is not a public name of adamw_jax")
+            given = " or among the names given" if self.own else ""
+            raise self.error(node, f"{node.id!r} is not a public name of adamw_jax{given}")
         return self.names[node.id]
 
     def _call(self, node: ast.Call) -> Any:
         if not isinstance(node.func, ast.Name):
             raise self.error(node.func, "only a name may be called")
         function = self._known(node.func)
-        if not _makes_expressions(node.func.id, function):
+        if node.func.id not in self.own and not _makes_expressions(node.func.id, function):
             raise self.error(node.func, f"{node.func.id!r} does not make an expression")
         args = [self.read(argument) for argument in node.args]
-        if any(keyword.arg is None for keyword in node.keywords):
-            raise self.error(node, "a call may not unpack its arguments")
         kwargs: dict[str, Any] = {}
         for keyword in node.keywords:  # Python's compiler refuses the second one, its parser not
-            if keyword.arg in kwargs:
-                raise self.error(keyword, f"{keyword.arg!r} is given twice")
-            kwargs[str(keyword.arg)] = self.read(keyword.value)
+            for name, value in self._keywords(node, keyword):
+                if name in kwargs:
+                    raise self.error(keyword, f"{name!r} is given twice")
+                kwargs[name] = value
         try:
             return function(*args, **kwargs)
         except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
             reason = str(error.args[0] if error.args else error).rstrip(".")
             raise self.error(node, reason) from None
+
+    def _keywords(self, call: ast.Call, keyword: ast.keyword) -> Iterator[tuple[str, Any]]:
+        """One argument by name, or those of a dict with the names that Python knows not."""
+        if keyword.arg is not None:
+            yield keyword.arg, self.read(keyword.value)
+            return
+        named = self.read(keyword.value) if isinstance(keyword.value, ast.Dict) else {}
+        if not named or not all(isinstance(name, str) for name in named):
+            message = "a call may unpack only a dict of slots by name, as in **{'no-decay': sgd(1)}"
+            raise self.error(call, message)
+        yield from named.items()
+
+
+def _is_key(value: Any) -> bool:
+    return all(map(_is_key, value)) if isinstance(value, tuple) else isinstance(value, str | int)
 
 
 def _is_number(value: Any) -> bool:

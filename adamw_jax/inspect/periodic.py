@@ -4,22 +4,24 @@ Nothing here is written by hand: the columns are slots of the expressions, the
 bytes are counted on an abstract matrix.
 """
 
+import ast
 import importlib
 import inspect
 import math
 import pkgutil
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from adamw_jax import optimizers
-from adamw_jax.core.combinators import chain, fork, interpolate, join, merge, pick, precondition
-from adamw_jax.core.flow import opened, slots
+from adamw_jax.core.expression import made_by
+from adamw_jax.core.flow import Reading, Value, interpret, slots
+from adamw_jax.core.saying import saying
 from adamw_jax.core.slots import parts
+from adamw_jax.core.symbols import Branching, formula_of, variable
 from adamw_jax.core.transformation import Transformation
-from adamw_jax.core.wrappers import delay
 
 
 class Row(NamedTuple):
@@ -40,11 +42,11 @@ def factories() -> dict[str, Callable]:
     found = {}
     for module in pkgutil.iter_modules(optimizers.__path__):
         loaded = importlib.import_module(f"{optimizers.__name__}.{module.name}")
-        for name, factory in vars(loaded).items():
-            signature = getattr(factory, "signature", inspect.Signature())
-            own = getattr(factory, "__module__", "") == loaded.__name__
+        for name, made in vars(loaded).items():
+            signature = getattr(made, "signature", inspect.Signature())
+            own = getattr(made, "__module__", "") == loaded.__name__
             if own and next(iter(signature.parameters), "") == "learning_rate":
-                found[name] = factory
+                found[name] = made
     return dict(sorted(found.items()))
 
 
@@ -56,30 +58,110 @@ def sketch(tx: Transformation) -> str:
       >>> sketch(part(adamw(1e-3), "direction.numerator"))
       'momentum → corrected'
     """
-    tx = opened(tx)
-    inner = [sketch(piece) for piece in slots(tx).values()]
-    if tx.factory is chain:
-        return " → ".join(text for text in inner if text != "g") or "g"
-    if tx.factory is join:
-        return " + ".join(f"({text})" if "→" in text else text for text in inner)
-    if tx.factory is interpolate:
-        return f"{inner[0]} + g"
-    if tx.factory is fork:
-        return "fork(" + ", ".join(inner) + ")"
-    if tx.factory is precondition:
-        return f"({inner[0]}) / ({inner[1]})"
-    if tx.factory is pick:
-        return tx.arguments["name"].replace("_", " ")
-    if tx.factory is merge:
-        return tx.arguments["op"].__name__
-    if tx.factory is delay:
-        return inner[0]
-    return sketch_name(tx)
+    return _text(interpret(tx, _Text(), _Sketch()))
+
+
+class _Text(Value):
+    """What has happened to g so far, in few signs; or a branch of the fork that enters."""
+
+    def __init__(self, text: str = "g", branch: bool = False):
+        self.text, self.branch = text, branch
+
+    def __getitem__(self, name):
+        return _Text(name.replace("_", " "), branch=True)
+
+    def each(self, op, values):
+        texts = [_text(x) for x in values]
+        names = [f"x{i}" for i in range(len(texts))]
+        return _Text(_operation(op, dict(zip(names, texts, strict=True)), _is_entering(values)))
+
+
+def _is_entering(values: tuple) -> bool:
+    return all(isinstance(x, _Text) and x.branch for x in values)
+
+
+def _text(value: Any) -> str:
+    """The text of what a reading returns."""
+    if isinstance(value, dict):
+        return f"fork({', '.join(map(_text, value.values()))})"
+    return value.text
+
+
+class _Sketch(Reading):
+    """The reading by words: every part in its own, from what enters it."""
+
+    def piece(self, tx, u, path):
+        inside = _passed_through(tx)
+        return interpret(inside, _Text(), self) if inside else _Text(sketch_name(tx))
+
+    def part(self, run, slot, u):
+        inner = interpret(run.parts[slot], _Text(), self)
+        steps = [_text(x) for x in (u, inner)]
+        if isinstance(inner, dict) and steps[0] == "g":
+            return inner
+        return _Text(" → ".join(step for step in steps if step != "g") or "g")
+
+    def split(self, run, u, owners):
+        inner = [_text(interpret(part, _Text(), self)) for part in run.parts.values()]
+        return _Text(f"{run.name}({', '.join(inner)})")
+
+
+def _passed_through(tx: Transformation) -> Transformation | None:
+    """The part of a piece that says it returns what that part returns, or 0 before it begins."""
+    try:
+        said = saying(tx)
+    except (Branching, ValueError):
+        return None
+    if said is None or said.statements:
+        return None
+    result = said.result
+    if isinstance(result, ast.IfExp) and ast.unparse(result.orelse) == "0":
+        result = result.body
+    name = getattr(result.func, "id", "") if isinstance(result, ast.Call) else ""
+    return slots(tx).get(name)
+
+
+def _operation(op: Callable, texts: dict[str, str], entering: bool) -> str:
+    """An operation on values: a sum or a quotient where its formula is one, else by its name."""
+    try:
+        formula = formula_of(op(*map(variable, texts)))
+    except Exception:  # it needs arrays
+        formula = ast.Constant(None)
+    over = formula if isinstance(formula, ast.BinOp) and isinstance(formula.op, ast.Div) else None
+    above, below = (_terms(x, texts) for x in (over.left, over.right)) if over else ([], [])
+    if above and below:
+        return f"({_sum(above)}) / ({_sum(below)})"
+    terms = _terms(formula, texts)
+    if terms:
+        return _sum(terms)
+    name = getattr(op, "__name__", type(op).__name__).replace("_", " ")
+    # Of the branches that enter a name is enough, as it is for a piece.
+    return name if entering else f"{name}({', '.join(texts.values())})"
+
+
+def _sum(terms: list[str]) -> str:
+    return " + ".join(f"({x})" if "→" in x and len(terms) > 1 else x for x in terms)
+
+
+def _terms(node: ast.expr, texts: dict[str, str]) -> list[str]:
+    """The texts of a sum of values, each perhaps times a number; none if it is no such sum."""
+    if isinstance(node, ast.Name) and node.id in texts:
+        return [texts[node.id]]
+    if not isinstance(node, ast.BinOp):
+        return []
+    number = lambda x: not any(isinstance(n, ast.Name) and n.id in texts for n in ast.walk(x))
+    left, right = (_terms(x, texts) for x in (node.left, node.right))
+    if isinstance(node.op, ast.Add):
+        return left + right if left and right else []
+    if isinstance(node.op, ast.Mult) and number(node.left):
+        return right
+    return left if isinstance(node.op, ast.Mult | ast.Div) and number(node.right) else []
 
 
 def sketch_name(tx: Transformation) -> str:
     """What the table calls a piece."""
-    return _WORDS.get(tx.factory.__name__, tx.factory.__name__.replace("_", " "))
+    name = made_by(tx.arguments["transform"]) if tx.is_foreign else tx.factory.__name__
+    return _WORDS.get(name, name.replace("_", " "))
 
 
 _WORDS = {  # where the piece has a shorter name in a table than in code
@@ -139,8 +221,7 @@ _ELSEWHERE = ("weight_decay", "learning_rate", "start")  # slots with a column o
 
 
 def _is_quotient(tx: Transformation) -> bool:
-    tx = opened(tx)
-    return tx.factory is precondition
+    return {"numerator", "denominator"} <= set(slots(tx))
 
 
 def state_bytes(tx: Transformation, shape: tuple[int, ...] = (1024, 1024)) -> float:
@@ -158,7 +239,7 @@ def state_bytes(tx: Transformation, shape: tuple[int, ...] = (1024, 1024)) -> fl
 
 def table() -> list[Row]:
     """A row for every optimizer of the package."""
-    return [_row(name, factory) for name, factory in factories().items()]
+    return [_row(name, make) for name, make in factories().items()]
 
 
 def markdown() -> str:

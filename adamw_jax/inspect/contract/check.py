@@ -1,6 +1,6 @@
 """The contract kit: what the library promises of its pieces, checked of yours.
 
-The promises are a table in `adamw_jax.inspect.promises`.  Where one rests on
+The promises are a table in `adamw_jax.inspect.contract.promises`.  Where one rests on
 another that is broken, it is not judged: one mistake gives one finding.
 """
 

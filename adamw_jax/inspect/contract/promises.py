@@ -28,6 +28,7 @@ from adamw_jax.inspect.contract.compare import (
     assert_same,
     assert_same_structure,
 )
+from adamw_jax.inspect.contract.declarations import elementwise, equation, judged, traits
 
 
 class Inapplicable(Exception):
@@ -272,6 +273,19 @@ def _leafwise(subject: Subject) -> str:
     return "what is declared leafwise does not look beyond its leaf"
 
 
+def _declared(judge: Callable) -> Callable[[Subject], str]:
+    """The promise that what pieces declare of themselves is so."""
+
+    def promise(subject: Subject) -> str:
+        kept, reasons = judged(subject.tx, subject.params, subject.extra, judge)
+        if not kept:
+            raise Inapplicable(reasons[0] if reasons else "no part declares anything of the kind.")
+        left = f"; {len(reasons)} are not judged: {reasons[0]}" if reasons else ""
+        return f"{kept} of the parts do what they say{left}"
+
+    return promise
+
+
 class Property(NamedTuple):
     """A promise: its name, how it is judged, and the promises without which it is not."""
 
@@ -295,4 +309,7 @@ PROPERTIES = (
     Property("masked leaves", _masked, ("jit",)),
     Property("checkpoint", _checkpoint, ("jit",)),
     Property("leafwise", _leafwise, ("jit",)),
+    Property("elementwise", _declared(elementwise), ("jit",)),
+    Property("equation", _declared(equation), ("jit",)),
+    Property("traits", _declared(traits), ("jit",)),
 )

@@ -6,10 +6,11 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from adamw_jax.core.flow import slots
+from adamw_jax.core.flow import Flow, Owners, Reading, interpret, slots
 from adamw_jax.core.placement import axis_size, padding
-from adamw_jax.core.routing import masked, routed
-from adamw_jax.pieces.orthogonalize import orthogonalize, stack_heights, view_of
+from adamw_jax.core.transformation import Transformation
+from adamw_jax.inspect.describe.facts import memory_of
+from adamw_jax.pieces.orthogonalize import stack_heights, view_of
 from adamw_jax.state.layout import Held, Reach
 
 # Norms, biases and single scalars: decay has no reason to pull these to 0.
@@ -44,18 +45,41 @@ def warnings(
 def _unmatched(seen: list[Reach]) -> Iterator[str]:
     sees = {r.path: r.leaves for r in seen}
     for r in seen:
-        if r.piece.factory not in (routed, masked) or not r.leaves:
+        owners = _owners(r.piece) if r.leaves else None
+        if owners is None:
             continue
         # The last route takes what is left, if anything.
         names = list(slots(r.piece))
-        for name in names if r.piece.factory is masked else names[:-1]:
+        for name in names if owners.passes else names[:-1]:
             path = f"{r.path}.{name}" if r.path else name
             if sees[path]:
                 continue
-            if r.piece.factory is masked:
+            if owners.passes:
                 yield f"The mask at {r.path!r} is True for no parameter."
             else:
                 yield f"The route {path!r} gets no parameter."
+
+
+class _Split(Reading):
+    """The reading that sees how a combinator deals out the leaves."""
+
+    owners: Owners | None = None
+
+    def part(self, run, slot, u):
+        return u
+
+    def split(self, run, u, owners):
+        self.owners = owners
+        return u
+
+
+def _owners(piece: Transformation) -> Owners | None:
+    """How a combinator deals out the leaves among its slots; None if it does not."""
+    if not (isinstance(piece.body, Flow) and piece.body.splits):
+        return None
+    reading = _Split()
+    interpret(piece, None, reading)
+    return reading.owners
 
 
 def _decayed(leaves: Sequence[Any]) -> Iterator[str]:
@@ -74,8 +98,8 @@ def _frozen_averages(seen: list[Reach], held: list[Held]) -> Iterator[str]:
     found = {}
     for h in held:
         r, half = pieces.get(h.path), h.dtype.itemsize == 2 and jnp.issubdtype(h.dtype, jnp.inexact)
-        decay = r.piece.arguments.get("decay") if r and half and "average" in r.traits else None
-        if isinstance(decay, float) and 1 - decay < float(jnp.finfo(h.dtype).eps) / 2:
+        decay = memory_of(r.piece, h.name) if r and half else None
+        if decay is not None and 1 - decay < float(jnp.finfo(h.dtype).eps) / 2:
             found[h.path] = (
                 f"{h.field} at {h.path!r} is {h.dtype.name}, in which a decay of {decay} never "
                 'decays. Store it with dtype="float32".'
@@ -84,11 +108,14 @@ def _frozen_averages(seen: list[Reach], held: list[Held]) -> Iterator[str]:
 
 
 def _three_axes(seen: list[Reach], leaves: Sequence[Any]) -> Iterator[str]:
+    """Leaves that some piece sees as a matrix, and nobody has said how."""
+    told = set()
     for r in seen:
-        if r.piece.factory is not orthogonalize or r.piece.arguments["views"] is not None:
+        if r.piece.arguments.get("views", "none") is not None:
             continue
         for leaf in (leaves[i] for i in r.leaves):
-            if len(leaf.shape) == 3:
+            if len(leaf.shape) == 3 and leaf.path not in told:
+                told.add(leaf.path)
                 yield (
                     f"{leaf.path!r} of shape {leaf.shape} may be a stack of matrices or one "
                     f"matrix; {r.path!r} takes it as one, all axes but the last as rows. Decide "
@@ -119,7 +146,7 @@ def _unequal_shares(
 ) -> Iterator[str]:
     """Stacks of matrices that the devices of a mesh cannot share equally."""
     for r in seen:
-        if r.piece.factory is not orthogonalize or not r.piece.arguments["stack_axis"]:
+        if not r.piece.arguments.get("stack_axis") or "views" not in r.piece.arguments:
             continue
         chosen, axis = r.piece.arguments["views"], r.piece.arguments["stack_axis"]
         meshes = [getattr(getattr(arrays[i], "sharding", None), "mesh", None) for i in r.leaves]

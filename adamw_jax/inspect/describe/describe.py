@@ -18,10 +18,9 @@ from adamw_jax.core import trees
 from adamw_jax.core.routing import routes
 from adamw_jax.core.transformation import Transformation, lift
 from adamw_jax.inspect.describe import advice, report
+from adamw_jax.inspect.describe.facts import UNKNOWN, decay_of, factor_of, rate_of
 from adamw_jax.schedules import Schedule
 from adamw_jax.state.layout import Held, Reach, lenient, reaches, state, undecided
-
-DECAYS = {"decoupled_decay", "l2", "decay_after_rate"}
 
 
 class Leaf(NamedTuple):
@@ -31,11 +30,13 @@ class Leaf(NamedTuple):
       path, shape, dtype, size: of the parameter.
       route: the route it takes, "all" where nothing is routed, "undecided"
         where no rule can tell.
-      weight_decay: λ, 0 if it is not decayed.
+      weight_decay: λ, 0 if it is not decayed; None if that is not known.
       learning_rate: its learning rate, at the peak of a schedule; None if it
-        has none or the schedule does not know its peak.
+        has none, or if that is not known.
       multiplier: its learning rate relative to that of most parameters.
       state: the arrays of state that belong to it.
+      unknown: which of `weight_decay` and `learning_rate` are not known: a piece of
+        another library may have them, a schedule may not know its peak.
     """
 
     path: str
@@ -47,10 +48,12 @@ class Leaf(NamedTuple):
     learning_rate: float | None
     multiplier: float | None
     state: tuple[Held, ...]
+    unknown: tuple[str, ...] = ()
 
     @property
     def decayed(self) -> bool:
-        return not _is_zero(self.weight_decay)
+        """Whether it is decayed, as far as that is known."""
+        return self.weight_decay is not None and not _is_zero(self.weight_decay)
 
     @property
     def bytes(self) -> int:
@@ -153,7 +156,14 @@ def _trained(params: Any) -> Any:
 
 def _leaves(params, seen: list[Reach], held: list[Held], names: dict[int, str]) -> tuple[Leaf, ...]:
     flat = jax.tree_util.tree_leaves_with_path(params)
-    rates = [_learning_rate(seen, i) for i in range(len(flat))]
+    count = len(flat)
+    known = [_Facts(r, params, count) for r in seen]
+    decays, rates = ([f(known, i) for i in range(count)] for f in (_weight_decay, _learning_rate))
+    unknown = [
+        tuple(k for k, x in (("weight_decay", a), ("learning_rate", b)) if x is UNKNOWN)
+        for a, b in zip(decays, rates, strict=True)
+    ]
+    decays, rates = ([None if x is UNKNOWN else x for x in xs] for xs in (decays, rates))
     relative = _multipliers(rates, [math.prod(jnp.shape(x)) for _, x in flat])
     return tuple(
         Leaf(
@@ -162,10 +172,11 @@ def _leaves(params, seen: list[Reach], held: list[Held], names: dict[int, str]) 
             dtype=jnp.dtype(trees.dtype_of(x)),
             size=math.prod(jnp.shape(x)),
             route=names.get(i, "undecided"),
-            weight_decay=_weight_decay(seen, i),
+            weight_decay=decays[i],
             learning_rate=rates[i],
             multiplier=relative[i],
             state=tuple(h for h in held if h.leaf == i),
+            unknown=unknown[i],
         )
         for i, (path, x) in enumerate(flat)
     )
@@ -185,22 +196,46 @@ def _is_zero(value: Any) -> bool:
     return not isinstance(value, jax.core.Tracer) and bool(np.all(np.asarray(value) == 0))
 
 
-def _weight_decay(seen: list[Reach], leaf: int) -> Any:
-    pieces = [r.piece for r in seen if leaf in r.leaves and DECAYS & set(r.traits)]
-    values = [piece.arguments.get("weight_decay") for piece in pieces]
-    return next((value for value in values if not _is_zero(value)), 0.0)
+class _Facts:
+    """What one part does to the leaves that it sees.
+
+    A part through which not all of the update passes is known by what it says alone."""
+
+    def __init__(self, r: Reach, params: Any, count: int):
+        self.leaves, self.stage = set(r.leaves), r.stage
+        self.decay, self.rate, self.factor = None, None, 1.0
+        if r.leaves:
+            own = trees.select(params, [i in self.leaves for i in range(count)])
+            known = lambda x, default: x if r.stage or x is not UNKNOWN else default
+            self.decay, self.rate = (
+                known(decay_of(r.piece, own), None),
+                known(rate_of(r.piece), None),
+            )
+            self.factor = factor_of(r.piece) if r.stage else 1.0
 
 
-def _learning_rate(seen: list[Reach], leaf: int) -> float | None:
-    """The product of the rates, and of the factors, that a leaf's update passes through."""
-    mine = [r for r in seen if leaf in r.leaves]
-    rates = [r.piece.arguments.get("learning_rate") for r in mine if "learning_rate" in r.traits]
-    rates = [rate.peak if isinstance(rate, Schedule) else rate for rate in rates]
-    factors = [r.piece.arguments.get("factor") for r in mine if "scale" in r.traits and r.stage]
-    values: list[Any] = [*rates, *factors]
-    if not rates or not all(isinstance(value, float | int) for value in values):
-        return None
-    return abs(math.prod(values))
+def _weight_decay(seen: list[_Facts], leaf: int) -> Any:
+    found = [f.decay for f in seen if leaf in f.leaves and f.decay is not None]
+    if any(value is UNKNOWN for value in found):
+        return UNKNOWN
+    return next((value for value in found if not _is_zero(value)), 0.0)
+
+
+def _learning_rate(seen: list[_Facts], leaf: int) -> Any:
+    """The product of the rates, and of the factors, that a leaf's update passes through.
+
+    What says nothing may have a rate of its own; but where a rate follows, it is taken
+    for a part of the direction."""
+    rates, factors, silent = [], [], False
+    for f in (f for f in seen if leaf in f.leaves):
+        factors.append(f.factor)
+        silent = silent or f.rate is UNKNOWN
+        if f.rate is not None and f.rate is not UNKNOWN:
+            rates.append(f.rate.peak if isinstance(f.rate, Schedule) else f.rate)
+            silent = False
+    if silent or not all(isinstance(x, float | int) for x in (*rates, *factors)):
+        return UNKNOWN
+    return abs(math.prod((*rates, *factors))) if rates else None
 
 
 def _totals(leaves: tuple[Leaf, ...], held: list[Held]) -> Totals:

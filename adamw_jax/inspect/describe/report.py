@@ -12,7 +12,7 @@ import numpy as np
 
 from adamw_jax.core.expression import is_node
 from adamw_jax.core.flow import slots
-from adamw_jax.core.transformation import Transformation, foreign
+from adamw_jax.core.transformation import Transformation
 
 WIDTH = 80
 
@@ -50,7 +50,7 @@ def tree(tx: Transformation, name: str = "", depth: int = 0) -> list[str]:
 
 def _label(tx: Transformation) -> str:
     """A part without the parts inside it."""
-    if tx.factory is foreign:
+    if tx.is_foreign:
         return repr(tx)
     plain = {name: value for name, value in tx.arguments.items() if not _holds_parts(value)}
     return repr(Transformation(tx.factory, plain)).removesuffix("()")
@@ -68,8 +68,8 @@ def cells(leaf: Any) -> list[str]:
         "x".join(map(str, leaf.shape)) or "scalar",
         _short(leaf.dtype),
         leaf.route,
-        _number(leaf.weight_decay) if leaf.decayed else "-",
-        "-" if leaf.multiplier is None else f"×{leaf.multiplier:.3g}",
+        "?" if "weight_decay" in leaf.unknown else _number(leaf.weight_decay, leaf.decayed),
+        "?" if "learning_rate" in leaf.unknown else _times(leaf.multiplier),
         " ".join(f"{n}·{dtype}" if n > 1 else dtype for dtype, n in held.items()) or "-",
         f"{leaf.bytes / max(leaf.size, 1):.1f}",
     ]
@@ -80,7 +80,13 @@ def _short(dtype: Any) -> str:
     return re.sub(r"(bf|[a-z])[a-z]*", r"\1", dtype.name, count=1)
 
 
-def _number(value: Any) -> str:
+def _times(multiplier: float | None) -> str:
+    return "-" if multiplier is None else f"×{multiplier:.3g}"
+
+
+def _number(value: Any, decayed: bool) -> str:
+    if not decayed:
+        return "-"
     return f"{value:.3g}" if isinstance(value, float | int) else f"array{np.shape(value)}"
 
 
