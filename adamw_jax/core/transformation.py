@@ -90,7 +90,7 @@ class Transformation(Expression, optax.GradientTransformationExtraArgs):
                 f"{name}: returned {built!r}. A transformation's factory "
                 "must return an optax.GradientTransformation."
             )
-        if self.factory.declared["leafwise"] and not isinstance(built, Transformation):
+        if self.factory.declared["leafwise"] and not isinstance(built, Transformation | Formula):
             extra = keywords_of(built.update)
             if extra:
                 raise TypeError(
