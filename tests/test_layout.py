@@ -115,6 +115,23 @@ def test_imports_are_seen():
     assert set(imported("optimizers/rmsprop.py")) >= below
 
 
+def test_no_module_stands_where_a_public_name_does():
+    modules = {file.split("/")[0].removesuffix(".py") for file in SOURCES}
+    assert not modules & set(adamw_jax.__all__)
+
+
+@each_module
+def test_no_factory_is_asked_who_it_is(module):
+    """A reading that knows a factory by name knows no stranger's; only the module that defines
+    one may."""
+    defined = {n.name for n in SOURCES[module].body if isinstance(n, ast.FunctionDef)}
+    for node in ast.walk(SOURCES[module]):
+        if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Is | ast.IsNot | ast.In):
+            asked = ast.unparse(node.left).endswith("factory")
+            whom = {n.id for x in node.comparators for n in ast.walk(x) if isinstance(n, ast.Name)}
+            assert not asked or whom <= defined, ast.unparse(node)
+
+
 @each_module
 def test_nothing_private_is_imported(module):
     for names in imports(SOURCES[module]):
