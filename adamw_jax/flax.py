@@ -8,7 +8,7 @@ optimizer takes.  Not imported by `adamw_jax` itself, which does without Flax.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import optax
 from flax import nnx
@@ -122,6 +122,18 @@ class TrainState(train_state.TrainState):
       ...     return state.apply_gradients(grads=jax.grad(loss_fn)(state.params), obj_fn=loss_fn)
       >>> state = train_step(state, xs)
     """
+
+    if TYPE_CHECKING:  # Flax does not say what it takes and returns
+
+        @classmethod
+        def create(
+            cls,
+            *,
+            apply_fn: Callable[..., Any] | None,
+            params: Any,
+            tx: optax.GradientTransformation,
+            **keywords: Any,
+        ) -> Self: ...
 
     def apply_gradients(self, *, grads: Any, **keywords: Any) -> Self:
         """The state after one update.

@@ -475,9 +475,7 @@ def _reads(name: str, formula: Any, starts: Mapping[str, Any]) -> tuple[str, ...
     return tuple(rest)
 
 
-def _state_class(
-    function: Callable[..., Any], starts: Mapping[str, Any]
-) -> Callable[[bool], Any]:
+def _state_class(function: Callable[..., Any], starts: Mapping[str, Any]) -> Callable[[bool], Any]:
     """The class of a piece's state, with and without a count; pickled by the piece's name."""
     word = "".join(x.capitalize() for x in function.__name__.split("_")) + "State"
 
