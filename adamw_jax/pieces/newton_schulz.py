@@ -197,7 +197,7 @@ def _accumulated(gram: jax.Array, rows: jax.Array) -> jax.Array:
         p = polynomial(gram, row)
         return (_product(p, _product(gram, p)), _product(p, q)), None
 
-    first = polynomial(gram, rows[0])
+    first: jax.Array = polynomial(gram, rows[0])
     if len(rows) == 1:
         return first
     gram = _product(first, _product(gram, first))
