@@ -13,14 +13,20 @@ import jax
 import optax
 
 from adamw_jax.core import trees
-from adamw_jax.core.flow import Owners, Reading, Value, interpret, slots
-from adamw_jax.core.transformation import combinator, expect_parts, lift, transformation
+from adamw_jax.core.flow import AFlow, Owners, Path, Reading, Run, Value, interpret, slots
+from adamw_jax.core.transformation import (
+    Transformation,
+    combinator,
+    expect_parts,
+    lift,
+    transformation,
+)
 
 Matcher = str | Callable[[str, Any], Any]
 
 
 @combinator
-def masked(tx: optax.GradientTransformation, mask: Any):
+def masked(tx: optax.GradientTransformation, mask: Any) -> AFlow:
     """Applies `tx` to the leaves where `mask` is True; the others pass unchanged.
 
     Args:
@@ -44,7 +50,7 @@ def masked(tx: optax.GradientTransformation, mask: Any):
     expect_parts("masked", {"tx": tx})
     trees.check_mask("masked", mask)
 
-    def of(tree):
+    def of(tree: Any) -> list[str | None]:
         return ["tx" if flag else None for flag in trees.mask_flags("masked", mask, tree)]
 
     return lambda run, u: run.split(u, Owners(of, passes=True, by=mask))
@@ -72,7 +78,7 @@ def routed(
     optional: tuple[str, ...] = (),
     /,
     **branches: optax.GradientTransformation,
-):
+) -> AFlow:
     """`route` written out: one branch a matcher in order, and a last one for the rest.
 
     Args:
@@ -91,7 +97,7 @@ def routed(
     expect_parts("routed", branches)
     names = tuple(branches)
 
-    def check(owners, params):
+    def check(owners: Sequence[str | None], params: Any) -> None:
         for matcher, name in zip(matchers, names, strict=False):
             if owners and name not in owners and name not in optional:
                 paths = [trees.path_text(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
@@ -105,7 +111,7 @@ def routed(
 
 
 @transformation
-def route(rules: Sequence[tuple], default: Any):
+def route(rules: Sequence[tuple[Any, ...]], default: Any) -> Transformation:
     """Sends every leaf to the transformation of the first rule that matches it.
 
     Args:
@@ -142,7 +148,7 @@ def route(rules: Sequence[tuple], default: Any):
     return routed(tuple(matcher for _, matcher, _ in named), **branches)
 
 
-def _sequence(rules: Any) -> Sequence:
+def _sequence(rules: Any) -> Sequence[Any]:
     if not isinstance(rules, list | tuple) or isinstance(rules, optax.GradientTransformation):
         raise TypeError(
             f"route: rules is {rules!r}. Pass a list of (matcher, transformation) pairs."
@@ -225,11 +231,11 @@ class Leaves(Value):
         indices = tuple(range(len(jax.tree.leaves(params))))
         return cls(params, indices, dict.fromkeys(indices, ()))
 
-    def each(self, op, values):
+    def each(self, op: Callable[..., Any], values: tuple[Any, ...]) -> Any:
         named = (x for x in values if isinstance(x, Leaves) and any(x.names.values()))
         return next(named, self)
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> "Leaves":
         return self
 
     def chosen(self, flags: list[bool]) -> "Leaves":
@@ -247,12 +253,12 @@ def _joined(u: Any) -> Leaves:
 class _Routes(Reading):
     """The reading by paths: which way every leaf goes."""
 
-    def piece(self, tx, u, path):
+    def piece(self, tx: Any, u: Any, path: Path) -> Any:
         u = _joined(u)
         inner = [interpret(part, u, self, (*path, slot)) for slot, part in slots(tx).items()]
         return next((x for x in inner if any(x.names.values())), u)
 
-    def split(self, run, u, owners):
+    def split(self, run: Run, u: Any, owners: Owners) -> Any:
         if u.settled:
             return u
         found, names = owners.of(u.params), dict(u.names)

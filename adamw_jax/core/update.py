@@ -25,6 +25,7 @@ from adamw_jax.core.flow import (
     Flow,
     Formula,
     Owners,
+    Path,
     PerTree,
     Reading,
     Run,
@@ -57,24 +58,24 @@ class _Params(Value):
     def __init__(self, params: Any):
         self.params = params
 
-    def each(self, op, values):
+    def each(self, op: Callable[..., Any], values: tuple[Any, ...]) -> Any:
         return self
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> Any:
         return self
 
 
 class _Init(Reading):
     """The reading that makes the state of every slot."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.new: dict[str, Any] = {}
 
-    def part(self, run, slot, u):
+    def part(self, run: Run, slot: str, u: Any) -> Any:
         self.new[slot] = init_part(run.parts[slot], u.params)
         return u
 
-    def split(self, run, u, owners):
+    def split(self, run: Run, u: Any, owners: Owners) -> Any:
         found = owners.of(u.params)
         owners.check(found, u.params)
         for slot, part in run.parts.items():
@@ -121,7 +122,9 @@ def _filled(body: Formula, field: str, value: Any, p: Any) -> jax.Array:
 # --- update --------------------------------------------------------------------------------
 
 
-def update_part(tx: Any, updates: Any, state: Any, params: Any = None, extra: Mapping = {}):
+def update_part(
+    tx: Any, updates: Any, state: Any, params: Any = None, extra: Mapping[str, Any] = {}
+) -> Any:
     """One update of a part inside a larger expression: no checks, no casts."""
     tx = opened(tx)
     if is_elementwise(tx) and tx.consumes == tx.produces == "tree":
@@ -144,14 +147,15 @@ def is_traced(tree: Any) -> bool:
     return any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(tree))
 
 
-def holds_python(tx: Any, extra: Mapping = {}) -> bool:
+def holds_python(tx: Any, extra: Mapping[str, Any] = {}) -> bool:
     """Whether an expression holds Python that is to be run at every update: a function in the
     place of a schedule, a transformation of another library; or an extra argument is such."""
     if not all(_is_arraylike(x) for x in jax.tree.leaves(dict(extra))):
         return True
     if "python" not in tx.__dict__:
         tx.__dict__["python"] = _holds_python(tx)
-    return tx.__dict__["python"]
+    known: bool = tx.__dict__["python"]
+    return known
 
 
 def _holds_python(tx: Any) -> bool:
@@ -170,7 +174,7 @@ def _is_arraylike(x: Any) -> bool:
     return isinstance(x, jax.Array | np.ndarray | np.generic | int | float | complex)
 
 
-def _update_whole(tx: Any, updates: Any, state: Any, params: Any, extra: Mapping) -> Any:
+def _update_whole(tx: Any, updates: Any, state: Any, params: Any, extra: Mapping[str, Any]) -> Any:
     """What the body of a piece or a combinator says."""
     if isinstance(tx.body, Flow):
         reading = _Update(tx, state, params, extra)
@@ -179,7 +183,9 @@ def _update_whole(tx: Any, updates: Any, state: Any, params: Any, extra: Mapping
     return optax.with_extra_args_support(tx.body).update(updates, state, params, **extra)
 
 
-def update_flow(tx: Any, updates: Any, state: Any, params: Any = None, extra: Mapping = {}) -> Any:
+def update_flow(
+    tx: Any, updates: Any, state: Any, params: Any = None, extra: Mapping[str, Any] = {}
+) -> Any:
     """The update of one combinator by itself."""
     return _update_whole(tx, updates, state, params, extra)
 
@@ -187,13 +193,13 @@ def update_flow(tx: Any, updates: Any, state: Any, params: Any = None, extra: Ma
 class _Update(Reading):
     """The reading by trees of arrays: every slot has a state, and leaves a new one."""
 
-    def __init__(self, tx: Any, state: Any, params: Any, extra: Mapping):
+    def __init__(self, tx: Any, state: Any, params: Any, extra: Mapping[str, Any]):
         name, body = tx.factory.__name__, tx.body
         self.states = states_of(name, tuple(body.parts), state, listed=body.listed)
         self.params, self.extra = params, extra
         self.new: dict[str, Any] = {}
 
-    def part(self, run, slot, u):
+    def part(self, run: Run, slot: str, u: Any) -> Any:
         part, state = run.parts[slot], self.states[slot]
         out, self.new[slot] = update_part(part, u, state, self.params, self.extra)
         return out
@@ -213,10 +219,12 @@ class _Update(Reading):
         return u
 
 
-def _of_selected(few: Any, params: Any, flags: list[bool], function: Callable) -> Callable:
+def _of_selected(
+    few: Any, params: Any, flags: list[bool], function: Callable[..., Any]
+) -> Callable[..., Any]:
     """A function of all parameters (a loss) as one of the selected, the others fixed."""
 
-    def whole(x):
+    def whole(x: Any) -> Any:
         alike = jax.tree.structure(x) == jax.tree.structure(few)
         return trees.put_back(x, params, flags) if alike else x
 
@@ -224,13 +232,13 @@ def _of_selected(few: Any, params: Any, flags: list[bool], function: Callable) -
 
 
 @jax.jit
-def _update_leaf(tx, update, state, param):
+def _update_leaf(tx: Any, update: Any, state: Any, param: Any) -> Any:
     # A leaf is a tree of its own: the same code serves, and JAX keeps one trace per shape.
     return _update_whole(tx, update, state, param, {})
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(structure: Any) -> Callable:
+def _compiled(structure: Any) -> Callable[..., Any]:
     """A compiled update for each kind of expression, forgotten when others have come."""
     return jax.jit(_update_whole)
 
@@ -272,7 +280,7 @@ class _Dealt:
         column = iter(self.columns)
         return [{k: next(column)[i] for k in fields} for fields in self.fields]
 
-    def gathered(self, columns: list[list], counts: list, shared: list) -> Any:
+    def gathered(self, columns: list[list[Any]], counts: list[Any], shared: list[Any]) -> Any:
         """The state with new columns, counts and numbers."""
         column, new = iter(columns), {}
         for i, node in enumerate(self.pieces):
@@ -295,7 +303,7 @@ def _state_at(tx: Any, state: Any, path: tuple[str, ...]) -> Any:
     return state
 
 
-def _assembled(tx: Any, states: Mapping[tuple, Any], path: tuple[str, ...]) -> Any:
+def _assembled(tx: Any, states: Mapping[Path, Any], path: Path) -> Any:
     tx = opened(tx)
     if not isinstance(tx.body, Flow):
         return states[path]
@@ -344,7 +352,7 @@ def _update_elementwise(tx: Any, updates: Any, state: Any, params: Any) -> tuple
 _next = jax.jit(count_up)
 
 
-def _numbers(nodes: tuple[Node, ...], counts: list) -> list[list]:
+def _numbers(nodes: tuple[Node, ...], counts: list[Any]) -> list[list[Any]]:
     """The numbers of every node, and the values of its schedules at this update."""
     count, found = iter(counts), []
     for node in nodes:
@@ -353,7 +361,7 @@ def _numbers(nodes: tuple[Node, ...], counts: list) -> list[list]:
     return found
 
 
-def _value(schedule: Callable, count: jax.Array) -> Any:
+def _value(schedule: Callable[..., Any], count: Any) -> Any:
     """A schedule at this update; as Python, if it is a function of the user's."""
     return _value_compiled(schedule, count) if is_data(schedule) else schedule(count)
 
@@ -361,7 +369,9 @@ def _value(schedule: Callable, count: jax.Array) -> Any:
 _value_compiled = jax.jit(lambda schedule, count: schedule(count))
 
 
-def _each_leaf(tx: Any, tree: Inputs, dealt: _Dealt, leaves: list, thetas: list, traced: bool):
+def _each_leaf(
+    tx: Any, tree: Inputs, dealt: _Dealt, leaves: list[Any], thetas: list[Any], traced: bool
+) -> tuple[list[Any], Any]:
     """The update and the fields of every leaf, and the state of the tree."""
     given = [
         [x for x in mine if x is not None]
@@ -371,8 +381,8 @@ def _each_leaf(tx: Any, tree: Inputs, dealt: _Dealt, leaves: list, thetas: list,
     often = collections.Counter(kinds)
     of_tree = jax.tree.leaves((tree.numbers, tree.t, tree.shared))
     tree_placed = any(_is_placed(x) for x in of_tree if isinstance(x, jax.Array))
-    programs: dict[Any, tuple] = {}  # by dtypes: a program, and what the tree gives it
-    done: list[list] = []
+    programs: dict[Any, tuple[Any, Any]] = {}  # by dtypes: a program, and what the tree gives it
+    done: list[list[Any]] = []
     shared = None
     for i, (mine, kind) in enumerate(zip(given, kinds, strict=True)):
         which = kind[1:], any(map(_is_placed, mine)) or tree_placed
@@ -418,7 +428,9 @@ def _as_arrays(inputs: Inputs) -> Inputs:
 # --- states --------------------------------------------------------------------------------
 
 
-def states_of(function: str, names: tuple[str, ...], state: Any, *, listed: bool = False) -> dict:
+def states_of(
+    function: str, names: tuple[str, ...], state: Any, *, listed: bool = False
+) -> dict[str, Any]:
     """The state of each part by its name; raises where the state is another optimizer's."""
     try:
         if listed and not isinstance(state, dict):

@@ -149,7 +149,7 @@ def _is_heavy(step: Any, *operands: Any) -> bool:
 
 
 @transformation(equation="tx(u)")
-def observe(tx: optax.GradientTransformation, *, every: Count = 1):
+def observe(tx: optax.GradientTransformation, *, every: Count = 1) -> optax.GradientTransformation:
     """u -> tx(u), and keeps what `tx` makes of it.
 
     Read with `metrics(state)`.  Over all parameters, and for each route of a

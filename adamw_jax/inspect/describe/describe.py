@@ -102,7 +102,7 @@ class Description:
         """Bytes of state for each parameter; float32 AdamW has 8."""
         return sum(self.totals.by_piece.values())
 
-    def __str__(self):
+    def __str__(self) -> str:
         return report.text(self)
 
     __repr__ = __str__
