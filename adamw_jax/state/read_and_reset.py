@@ -1,4 +1,4 @@
-"""State by name: read, reset, and carried to another optimizer (`adamw_jax.transplanting`)."""
+"""State by name: what it knows, read; and one part of it, reset."""
 
 import functools
 from collections.abc import Callable

@@ -85,6 +85,10 @@ def transplant(
     in the same slot, or in another where there is no doubt which.  All others
     begin again, and the report says why.
 
+    * The same gradients are those that the same has happened to: clipping, an L2 term
+      or another combinator in front change nothing, squares, signs, quotients and
+      averages do.  What a foreign piece does nobody knows; behind it an array is kept
+      only if the very same piece stands before both.
     * Another hyperparameter is no obstacle; the report notes it.
     * An average (`gain=None`) that becomes a sum, or the reverse, is multiplied
       by the quotient of their gains: `momentum` and `heavy_ball` convert.
