@@ -64,6 +64,14 @@ def saying(tx: Any) -> Saying | None:
     return known
 
 
+def understood(tx: Any) -> Saying | None:
+    """What a piece says of itself; None also where it says what no reading understands."""
+    try:
+        return saying(tx)
+    except (Branching, ValueError):
+        return None
+
+
 # --- from a formula ----------------------------------------------------------------------
 
 

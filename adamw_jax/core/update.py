@@ -10,8 +10,10 @@ transformation of another library) is run as Python, at every step.
 """
 
 import collections
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -65,6 +67,21 @@ class _Params(Value):
         return self
 
 
+_lenient = contextvars.ContextVar("lenient", default=False)
+
+
+@contextlib.contextmanager
+def lenient() -> Iterator[None]:
+    """Within it `init` does not mind leaves that are dealt out in a way nobody meant.
+
+    A context, since parts are also begun by pieces that hold them."""
+    token = _lenient.set(True)
+    try:
+        yield
+    finally:
+        _lenient.reset(token)
+
+
 class _Init(Reading):
     """The reading that makes the state of every slot."""
 
@@ -77,7 +94,8 @@ class _Init(Reading):
 
     def split(self, run: Run, u: Any, owners: Owners) -> Any:
         found = owners.of(u.params)
-        owners.check(found, u.params)
+        if not _lenient.get():
+            owners.check(found, u.params)
         for slot, part in run.parts.items():
             own = trees.select(u.params, [owner == slot for owner in found])
             self.new[slot] = init_part(part, own)
@@ -127,6 +145,21 @@ def update_part(
 ) -> Any:
     """One update of a part inside a larger expression: no checks, no casts."""
     tx = opened(tx)
+    if isinstance(tx.body, Flow | Formula):
+        return _update_opened(tx, updates, state, params, extra)
+    like = updates if params is None else params
+    if type(state) in (dict, list):
+        state = _meant(tx, state, like)
+    try:
+        return _update_opened(tx, updates, state, params, extra)
+    except (AttributeError, TypeError, ValueError):
+        meant = _rehung(tx, state, like)
+        if meant is None:
+            raise
+    return _update_opened(tx, updates, meant, params, extra)
+
+
+def _update_opened(tx: Any, updates: Any, state: Any, params: Any, extra: Mapping) -> Any:
     if is_elementwise(tx) and tx.consumes == tx.produces == "tree":
         return _update_elementwise(tx, updates, state, params)
     eager = not is_traced((tx, updates, state, params, extra))
@@ -263,16 +296,17 @@ class _Dealt:
         self.fields: list[list[str]] = []  # of every piece, as JAX sorts them
         self.columns: list[list[Any]] = []
         self.treedef = jax.tree.structure(updates)
-        for node, own in zip(self.pieces, self.states, strict=True):
+        for i, (node, own) in enumerate(zip(self.pieces, self.states, strict=True)):
             body, name = node.tx.body, node.tx.factory.__name__
             if body.State is not None:
+                own = self.states[i] = _named(body.State, own)
                 expect_state(name, body.State, own)
             self.counts.append(own.count if body.counts else None)
             alone = {k for k, start in body.starts.items() if isinstance(start, PerTree)}
             self.shared.append({k: getattr(own, k) for k in body.starts if k in alone})
             self.fields.append(sorted(set(body.starts) - alone))
             for field in self.fields[-1]:
-                tree = getattr(own, field)
+                tree = _hung_as(updates, getattr(own, field))
                 _expect_alike(name, updates, tree, self.treedef)
                 self.columns.append(jax.tree.leaves(tree))
 
@@ -435,12 +469,48 @@ def states_of(
     try:
         if listed and not isinstance(state, dict):
             return dict(zip(names, state, strict=True))
-        if not listed and len(state) == len(names):
+        if (not listed or isinstance(state, dict)) and len(state) == len(names):
             return {name: state[name] for name in names}
     except (KeyError, TypeError, ValueError):
         pass
     wanted = f"{len(names)} states in order" if listed else f"the states of {', '.join(names)}"
     raise _of_another(function, state, wanted)
+
+
+def _named(kind: Any, state: Any) -> Any:
+    """A state that was restored as a dict of its fields, as the named tuple that it was."""
+    raw = isinstance(state, dict) and set(state) == set(kind._fields)
+    return kind(**state) if raw else state
+
+
+def _hung_as(like: Any, tree: Any) -> Any:
+    """A tree in the containers of another with the same names, where it was restored in lists
+    and dicts; else as it is."""
+    if jax.tree.structure(tree) == jax.tree.structure(like):
+        return tree
+    given = {trees.path_names(p): x for p, x in jax.tree_util.tree_leaves_with_path(tree)}
+    names = [trees.path_names(p) for p, _ in jax.tree_util.tree_leaves_with_path(like)]
+    if set(names) != set(given):
+        return tree
+    return jax.tree.unflatten(jax.tree.structure(like), [given[name] for name in names])
+
+
+def _meant(tx: Any, state: Any, params: Any) -> Any:
+    """What the state of a piece was before it was restored as dicts and lists."""
+    like = jax.eval_shape(tx.body.init, params)
+    meant = _hung_as(like, state)
+    if jax.tree.structure(meant) != jax.tree.structure(like):
+        raise _of_another(tx.factory.__name__, state, f"a {type(like).__name__}")
+    return meant
+
+
+def _rehung(tx: Any, state: Any, params: Any) -> Any:
+    """The state of a piece that could not use it, if it only has lists for tuples; else None."""
+    try:
+        meant = _hung_as(jax.eval_shape(tx.body.init, params), state)
+    except Exception:  # what the piece said of the state is the better error
+        return None
+    return None if meant is state else meant
 
 
 def expect_state(function: str, kind: Any, state: Any) -> None:
@@ -452,8 +522,8 @@ def expect_state(function: str, kind: Any, state: Any) -> None:
 def _of_another(function: str, state: Any, wanted: str) -> ValueError:
     return ValueError(
         f"{function}: the state is {_outline(state)}, not {wanted}: it belongs to another "
-        "optimizer. Pass what init or the last update of this one returned; transplant carries "
-        "a state over."
+        "optimizer. Pass what init or the last update of this one returned; restore reads a "
+        "checkpoint, transplant carries a state over."
     )
 
 

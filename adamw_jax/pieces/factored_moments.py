@@ -13,10 +13,10 @@ from adamw_jax.core.domains import Decay, NonNegative, OfLeaf, Positive
 from adamw_jax.core.numerics import Counter, abs_squared, count_up, divide, saturate
 from adamw_jax.core.transformation import transformation
 from adamw_jax.core.trees import cast, real_dtype
+from adamw_jax.pieces.moments import second_moment
 
-
-class BlockSecondMomentState(NamedTuple):
-    second_moment: optax.Updates
+# What Adam keeps, in fewer numbers.
+SecondMomentState: Any = second_moment.State(counts=False)  # type: ignore[attr-defined]
 
 
 class FactoredSecondMomentState(NamedTuple):
@@ -170,7 +170,7 @@ def block_second_moment(decay: Decay, blocks: Blocks | None = None) -> optax.Gra
             shape = [1 if i in axes(path, p) else n for i, n in enumerate(p.shape)]
             return jnp.zeros(shape, real_dtype(p.dtype))
 
-        return BlockSecondMomentState(jax.tree_util.tree_map_with_path(leaf, params))
+        return SecondMomentState(jax.tree_util.tree_map_with_path(leaf, params))
 
     def update(updates, state, params=None):
         def leaf(path, g, v):
@@ -182,6 +182,6 @@ def block_second_moment(decay: Decay, blocks: Blocks | None = None) -> optax.Gra
 
         new = jax.tree_util.tree_map_with_path(leaf, updates, state.second_moment)
         full = jax.tree.map(lambda g, v: jnp.broadcast_to(v, g.shape), updates, new)
-        return full, BlockSecondMomentState(new)
+        return full, SecondMomentState(new)
 
     return optax.GradientTransformation(init, update)
