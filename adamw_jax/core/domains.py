@@ -115,6 +115,12 @@ Steps = Annotated[
 ]
 
 
+Period = Annotated[
+    jax.typing.ArrayLike,
+    Domain("a number of steps (not a share of them), above 0", lambda x: x > 0, _steps),
+]
+
+
 DType = Annotated[jax.typing.DTypeLike, Domain("a floating-point dtype", read=_dtype)]
 
 
