@@ -3,10 +3,12 @@
 A schedule is a function of the number of earlier updates, so the first one
 sees 0.  These are expressions too: they print, compare and pickle, and their
 numbers are leaves, so changing a peak or a length does not recompile.
+They can be added, subtracted, multiplied and divided: `0.7 * cosine(0.1, 100)`.
 Fractions are taken in the default float dtype (float64 under x64), never in
 that of the integer count.
 """
 
+import ast
 import functools
 import itertools
 import operator
@@ -15,9 +17,11 @@ from typing import Annotated, Any, ParamSpec, overload
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from adamw_jax.core.domains import (
     ASchedule,
+    Divisor,
     Domain,
     Flag,
     Fraction,
@@ -26,10 +30,13 @@ from adamw_jax.core.domains import (
     Period,
     Positive,
     Steps,
+    Term,
     admit,
 )
 from adamw_jax.core.expression import Expression, Factory, remember
 from adamw_jax.core.numerics import divide
+from adamw_jax.core.saying import parsed
+from adamw_jax.core.symbols import filled
 
 P = ParamSpec("P")
 
@@ -47,6 +54,7 @@ class Schedule(Expression):
     """
 
     data = (*Expression.data, int)
+    __array_ufunc__ = None  # so that NumPy's numbers leave arithmetic to us
 
     def _check_body(self, built: Any) -> None:
         if not callable(built):
@@ -64,6 +72,66 @@ class Schedule(Expression):
         """The largest value, or None where the schedule does not know it."""
         peak = self.factory.declared["peak"]
         return peak(self.arguments) if peak else _peak(next(iter(self.arguments.values()), None))
+
+    def typed(self, write: Callable[[Any, str], ast.expr]) -> ast.expr:
+        """The call that made it, with every argument as `write(value, name)` has it."""
+        parameters = self.factory.signature.parameters
+        args, keywords = [], []
+        for name, value in self.arguments.items():
+            default = parameters[name].default
+            if isinstance(value, type(default)) and value == default:
+                continue
+            if parameters[name].kind is parameters[name].KEYWORD_ONLY:
+                keywords.append(ast.keyword(name, write(value, name)))
+            else:
+                args.append(write(value, name))
+        return ast.Call(ast.Name(self.factory.__name__), args, keywords)
+
+    def __add__(self, other: Term) -> "Schedule":
+        return plus(self, other)
+
+    def __radd__(self, other: Term) -> "Schedule":
+        return plus(other, self)
+
+    def __sub__(self, other: Term) -> "Schedule":
+        return minus(self, other)
+
+    def __rsub__(self, other: Term) -> "Schedule":
+        return minus(other, self)
+
+    def __mul__(self, other: Term) -> "Schedule":
+        return times(self, other)
+
+    def __rmul__(self, other: Term) -> "Schedule":
+        return times(other, self)
+
+    def __truediv__(self, other: Divisor) -> "Schedule":
+        return over(self, other)
+
+    def __rtruediv__(self, other: Term) -> "Schedule":
+        return over(other, self)
+
+    def __neg__(self) -> "Schedule":
+        return negative(self)
+
+
+class Arithmetic(Schedule):
+    """A schedule made of others by an operator, and printed with it."""
+
+    def __repr__(self) -> str:
+        return ast.unparse(self.typed(_as_typed))
+
+    def typed(self, write: Callable[[Any, str], ast.expr]) -> ast.expr:
+        equation = parsed(self.factory.__name__, self.factory.declared["equation"])
+        written = {name: write(value, name) for name, value in self.arguments.items()}
+        result: ast.expr = filled(equation.result, written)
+        return result
+
+
+def _as_typed(value: Any, name: str) -> ast.expr:
+    if isinstance(value, Arithmetic):
+        return value.typed(_as_typed)  # its parentheses are up to what is around it
+    return ast.Name(getattr(value, "__name__", repr(value)))
 
 
 def _peak(rate: Any) -> Any:
@@ -683,3 +751,93 @@ def shift(schedule: ASchedule, steps: Steps) -> ASchedule:
       [1.0, 1.0, 0.75]
     """
     return lambda t: _at(schedule, jnp.maximum(t - jnp.asarray(steps, t.dtype), 0))
+
+
+# --- arithmetic ---------------------------------------------------------------------------
+
+
+def _arithmetic(
+    equation: str, peak: Callable[[Mapping[str, Any]], Any]
+) -> Callable[[Callable[P, ASchedule]], Factory[P, Schedule]]:
+    return lambda function: remember(function, Arithmetic, equation=equation, peak=peak)
+
+
+def _peak_and_number(a: Any, b: Any) -> tuple[Any, Any]:
+    """The peak of the one and the number that is the other; None for what is not known."""
+    if callable(a) and callable(b):
+        return None, None
+    return (_peak(a), b) if callable(a) else (_peak(b), a)
+
+
+def _peak_of_sum(a: Any, b: Any) -> Any:
+    peak, number = _peak_and_number(a, b)
+    return None if peak is None else peak + number
+
+
+def _peak_of_product(a: Any, b: Any) -> Any:
+    peak, number = _peak_and_number(a, b)
+    known = number is not None and not isinstance(number, jax.core.Tracer)
+    return None if peak is None or (known and np.any(number < 0)) else peak * number
+
+
+@_arithmetic("a + b", lambda arguments: _peak_of_sum(**arguments))
+def plus(a: Term, b: Term) -> ASchedule:
+    """a + b, which are schedules or numbers.
+
+    Its peak is known where one of them is a number.
+
+    Example:
+      >>> from adamw_jax import constant
+      >>> (constant(0.25) + 0.5)(7).item()
+      0.75
+    """
+    return lambda t: _at(a, t) + _at(b, t)
+
+
+@_arithmetic("a - b", lambda x: None if callable(x["b"]) else _peak_of_sum(x["a"], -x["b"]))
+def minus(a: Term, b: Term) -> ASchedule:
+    """a - b; its peak is known where b is a number.
+
+    Example:
+      >>> from adamw_jax import constant
+      >>> (1 - constant(0.25))(7).item()
+      0.75
+    """
+    return lambda t: _at(a, t) - _at(b, t)
+
+
+@_arithmetic("a * b", lambda arguments: _peak_of_product(**arguments))
+def times(a: Term, b: Term) -> ASchedule:
+    """a * b; its peak is known where one of them is a number of at least 0.
+
+    Example:
+      >>> from adamw_jax import linear_warmup
+      >>> rate = 0.5 * linear_warmup(1.0, 4)
+      >>> rate, rate.peak, rate(2).item()
+      (0.5 * linear_warmup(1.0, 4), 0.5, 0.25)
+    """
+    return lambda t: _at(a, t) * _at(b, t)
+
+
+@_arithmetic("a / b", lambda x: None if callable(x["b"]) else _peak_of_product(x["a"], 1 / x["b"]))
+def over(a: Term, b: Divisor) -> ASchedule:
+    """a / b, and 0 where both are 0; its peak is known where b is a number above 0.
+
+    Example:
+      >>> from adamw_jax import constant
+      >>> (constant(0.5) / 2)(7).item()
+      0.25
+    """
+    return lambda t: divide(_at(a, t), _at(b, t))
+
+
+@_arithmetic("-a", lambda arguments: None)
+def negative(a: ASchedule) -> ASchedule:
+    """-a; its peak is not known.
+
+    Example:
+      >>> from adamw_jax import constant
+      >>> -constant(0.5), (-constant(0.5))(7).item()
+      (-constant(0.5), -0.5)
+    """
+    return lambda t: -_at(a, t)

@@ -460,3 +460,84 @@ def test_python_inside_of_a_schedule_sees_python():
     for now in (0.5, 0.25):
         rate["now"] = now
         assert tx.update(1.0, state)[0] == -now
+
+
+# --- arithmetic -----------------------------------------------------------------
+
+RISE, FALL = aj.linear_warmup(0.3, 7), aj.linear(0.3, 0.1, 9)
+
+ARITHMETIC = {  # how it is printed: (the schedule, its values, its peak)
+    "0.7 * cosine(0.1, 100)": (
+        *(0.7 * aj.cosine(0.1, 100), lambda t: 0.7 * cosine(t, 0.1, 100), 0.7 * 0.1),
+    ),
+    "linear_warmup(0.3, 7) * linear(0.3, 0.1, 9)": (
+        *(RISE * FALL, lambda t: 0.3 * rise(t, 7) * (0.3 - 0.2 * min(1, t / 9)), None),
+    ),
+    "linear_warmup(0.3, 7) + linear(0.3, 0.1, 9)": (
+        *(RISE + FALL, lambda t: 0.3 * rise(t, 7) + 0.3 - 0.2 * min(1, t / 9), None),
+    ),
+    "linear_warmup(0.3, 7) - linear(0.3, 0.1, 9)": (
+        *(RISE - FALL, lambda t: 0.3 * rise(t, 7) - 0.3 + 0.2 * min(1, t / 9), None),
+    ),
+    "linear_warmup(0.3, 7) / linear(0.3, 0.1, 9)": (
+        *(RISE / FALL, lambda t: 0.3 * rise(t, 7) / (0.3 - 0.2 * min(1, t / 9)), None),
+    ),
+    "linear_warmup(0.3, 7) / 2.0": (RISE / 2, lambda t: 0.15 * rise(t, 7), 0.15),
+    "linear_warmup(0.3, 7) + 0.5": (RISE + 0.5, lambda t: 0.3 * rise(t, 7) + 0.5, 0.8),
+    "0.5 + linear_warmup(0.3, 7)": (0.5 + RISE, lambda t: 0.3 * rise(t, 7) + 0.5, 0.8),
+    "linear_warmup(0.3, 7) - -0.5": (RISE - -0.5, lambda t: 0.3 * rise(t, 7) + 0.5, 0.8),
+    "0.5 - linear_warmup(0.3, 7)": (0.5 - RISE, lambda t: 0.5 - 0.3 * rise(t, 7), None),
+    "1.0 / linear(0.3, 0.1, 9)": (1 / FALL, lambda t: 1 / (0.3 - 0.2 * min(1, t / 9)), None),
+    "-linear_warmup(0.3, 7)": (-RISE, lambda t: -0.3 * rise(t, 7), None),
+    "-2.0 * linear_warmup(0.3, 7)": (-2 * RISE, lambda t: -0.6 * rise(t, 7), None),
+    "-(linear_warmup(0.3, 7) * 2.0)": (-(RISE * 2), lambda t: -0.6 * rise(t, 7), None),
+    "0.5 * (linear_warmup(0.3, 7) + 0.1)": (
+        *(0.5 * (RISE + 0.1), lambda t: 0.15 * rise(t, 7) + 0.05, 0.2),
+    ),
+    "1.0 - (1.0 - linear_warmup(0.3, 7))": (1 - (1 - RISE), lambda t: 0.3 * rise(t, 7), None),
+    "shift(2.0 * linear_warmup(0.3, 7), 3) * 2.0": (
+        *(aj.shift(2 * RISE, 3) * 2, lambda t: 1.2 * rise(max(t - 3, 0), 7), 1.2),
+    ),
+}
+
+
+@pytest.mark.parametrize("written", ARITHMETIC)
+def test_arithmetic(written, x64):
+    schedule, closed, peak = ARITHMETIC[written]
+    np.testing.assert_allclose([schedule(t) for t in COUNTS], list(map(closed, COUNTS)), atol=1e-15)
+    assert schedule.peak == (None if peak is None else pytest.approx(peak, rel=1e-12))
+    assert repr(schedule) == written
+    assert aj.parse(f"sgd({written})") == aj.sgd(schedule)
+    assert pickle.loads(pickle.dumps(schedule)) == schedule
+    assert jax.jit(lambda schedule: schedule(5))(schedule) == pytest.approx(closed(5), rel=1e-12)
+
+
+def test_the_numbers_of_arithmetic_are_leaves():
+    assert jax.tree.leaves(0.7 * aj.cosine(0.1, 100) + 1) == [0.7, 0.1, 100, 0, 0.0, 1.0]
+
+
+def test_numbers_of_numpy_and_jax():
+    for two in (np.float64(2), np.float32(2), np.array(2.0), jnp.float32(2), jnp.array(2.0)):
+        assert two * RISE == 2 * RISE
+        assert RISE / two == RISE / 2
+    assert np.array([1.0, 2.0]) * RISE != 2 * RISE
+
+
+def test_relative_of_a_product_is_relative():
+    shape = aj.relative(0.5 * aj.cosine(0.1, 100))
+    np.testing.assert_allclose(shape(30), aj.relative(aj.cosine(0.1, 100))(30), rtol=1e-6)
+    with pytest.raises(
+        ValueError, match=r"^relative: -1.0 \* constant\(0.1\) does not know its peak"
+    ):
+        aj.relative(-1 * aj.constant(0.1))
+
+
+def test_arithmetic_with_functions_of_ones_own():
+    def mine(t):
+        return 2 / (t + 1)
+
+    schedule = mine * aj.constant(0.5)
+    assert repr(schedule) == "mine * constant(0.5)"
+    assert schedule.peak is None
+    tx = aj.sgd(schedule)
+    assert tx.update(1.0, tx.init(1.0))[0] == -1.0

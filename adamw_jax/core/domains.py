@@ -94,6 +94,15 @@ LearningRate = Annotated[
 ]
 
 
+Term = Annotated[optax.ScalarOrSchedule, Domain("a finite number, or a schedule", read=_rate)]
+
+
+Divisor = Annotated[
+    optax.ScalarOrSchedule,
+    Domain("a number other than 0, or a schedule", lambda x: callable(x) or x != 0, _rate),
+]
+
+
 ASchedule = Annotated[Callable[..., Any], Domain("a schedule", callable, lambda x: x)]
 
 
