@@ -1,25 +1,38 @@
 """The shell: `adamw-jax`, or `python -m adamw_jax`.
 
-adamw-jax list                                 the periodic table of optimizers
-adamw-jax describe 'adamw(3e-3)'               parts, leaves, routes and bytes before training
+adamw-jax list
+    the periodic table of optimizers
+adamw-jax describe 'adamw(3e-3)'
+    parts, leaves, routes and bytes
 adamw-jax describe 'muon(0.02)' --params=up/kernel:64x256,up/bias:256
-adamw-jax equations 'lion(1e-4)'               the update rule; --format=latex, --symbols
-adamw-jax lint 'chain(adamw(1e-3), clip(1.0))' what is in the wrong order, if anything
-adamw-jax diff 'adamw(1e-3)' 'adam(1e-3)'      what changes from one to the other
-adamw-jax cost 'adamw(3e-3)' --platform=cpu    bytes and time of a step, with --params
-adamw-jax cost 'adamw(3e-3)' --topology=v5p:2x2x1    likewise, on TPUs that are not here
+    the same of your parameters
+adamw-jax equations 'lion(1e-4)'
+    the update rule
+adamw-jax equations 'sgd(cosine(0.1, 100))' --format=latex
+    the same in LaTeX
+adamw-jax lint 'chain(adamw(1e-3), clip(1.0))'
+    what is in the wrong order
+adamw-jax diff 'adamw(1e-3)' 'adam(1e-3)'
+    what changes from one to the other
+adamw-jax cost 'adamw(3e-3)' --platform=cpu
+    bytes and time of a step
+adamw-jax cost 'adamw(3e-3)' --topology=v5p:2x2x1
+    the same on TPUs that are not here
 
 An expression is what Python would print: pieces, combinators, optimizers and
 schedules of adamw_jax, edited as you like, for example
-'swap(adamw(3e-3), "weight_decay", identity())'.
+'swap(adamw(3e-3), "weight_decay", identity())'.  Put it in quotes.
 """
 
+import codecs
 import functools
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 _MARKDOWN = flags.DEFINE_bool("markdown", False, "list: print in Markdown")
 _FORMAT = flags.DEFINE_enum("format", "text", ["text", "latex"], "equations: how to print")
@@ -35,9 +48,66 @@ _PLATFORM = flags.DEFINE_string(
 )
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x2x1", "cost: which TPU, and how many chips")
 
+FLAGS = (_MARKDOWN, _FORMAT, _SYMBOLS, _PARAMS, _PLATFORM, _TOPOLOGY)
+HELP = ("help", "-h", "-help", "--help", "--helpshort", "--helpfull")
+WIDE = 72  # columns, below which a table has no place
+
 
 class UsageError(Exception):
     """A call of the shell that cannot be carried out, in one sentence."""
+
+
+def _columns() -> int:
+    return shutil.get_terminal_size().columns
+
+
+# --- text for any terminal ---------------------------------------------------------------
+
+_SPELLED = {"→": "->", "×": "x", "·": "*", "√": "sqrt", "±": "+-", "θ": "theta", "λ": "lambda"}
+
+
+def _spell(error: UnicodeError) -> tuple[str, int]:
+    """Signs that the encoding of a terminal lacks, in those that every one has."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    missing = error.object[error.start : error.end]
+    return "".join(_SPELLED.get(sign, "?") for sign in missing), error.end
+
+
+codecs.register_error("adamw_jax.spelled", _spell)
+
+
+def _showable(text: str) -> str:
+    """Text as the terminal will show it, and as long."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "adamw_jax.spelled").decode(encoding)
+
+
+def _wrapped(text: str, indent: str = "") -> str:
+    """Text in lines that fit into the terminal; words are whole where they can be."""
+    return textwrap.fill(
+        _showable(text),
+        max(_columns(), 20),
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_on_hyphens=False,
+    )
+
+
+def manual() -> str:
+    """The help: by example, then the flags."""
+    head, examples, about = (__doc__ or "").strip().split("\n\n")
+    told = [f"--{flag.name}\n{_wrapped(_meaning(flag.name), '    ')}" for flag in FLAGS]
+    return "\n\n".join([_wrapped(head), examples, _wrapped(about), "\n".join(told)])
+
+
+def _meaning(name: str) -> str:
+    flag = flags.FLAGS[name]
+    default = str(flag.default).replace(",", ", ")  # so that lines may break there
+    return f"{flag.help} (default: {default})"
+
+
+# --- the commands ------------------------------------------------------------------------
 
 
 def _list() -> None:
@@ -45,20 +115,44 @@ def _list() -> None:
 
     if _MARKDOWN.value:
         print(periodic.markdown(), end="")
-        return
+    elif _columns() < WIDE:
+        print("\n".join(_in_few_columns(*map(_showable, row)) for row in _rows()))
+    else:
+        _print_table()
+
+
+def _rows() -> list[list[str]]:
+    """The optimizers: name, direction, what follows it, decay and bytes."""
+    from adamw_jax.inspect import periodic
+
+    rows = []
+    for name, *cells in map(periodic.cells, periodic.table()):
+        before, numerator, denominator, basis, after, decay, size = cells
+        first = f"{before} → {numerator}" if before else numerator
+        lines = [first, denominator and f"/ {denominator}", basis and f"in the {basis}"]
+        rows.append([name, "\n".join(filter(None, lines)), after, decay, size])
+    return rows
+
+
+def _in_few_columns(name: str, direction: str, after: str, decay: str, size: str) -> str:
+    """One optimizer, below each other."""
+    lines = [*direction.splitlines(), after and f"then {after}", decay and f"decay: {decay}"]
+    about = [*filter(None, lines), f"{size} bytes"]
+    return "\n".join([name, *(_wrapped(line, "  ") for line in about)])
+
+
+def _print_table() -> None:
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Column, Table
 
     whole = functools.partial(Column, no_wrap=True)
-    table = Table(
-        whole("optimizer"), "direction", "then", whole("decay"), whole("bytes"), box=SIMPLE
-    )
-    for name, *cells in map(periodic.cells, periodic.table()):
-        before, numerator, denominator, basis, after, decay, size = cells
-        first = f"{before} → {numerator}" if before else numerator
-        lines = [first, denominator and f"/ {denominator}", basis and f"in the {basis}"]
-        table.add_row(name, "\n".join(filter(None, lines)), after, decay, size)
+    columns = (whole("optimizer"), "direction", "then", whole("decay"), whole("bytes"))
+    # Its lines are no ASCII; rich would draw a cage in their place.
+    utf = (sys.stdout.encoding or "").lower().startswith("utf")
+    table = Table(*columns, box=SIMPLE if utf else None, padding=(0, 1))
+    for row in _rows():
+        table.add_row(*map(_showable, row))
     Console().print(table)
 
 
@@ -140,7 +234,7 @@ def run(arguments: Sequence[str]) -> int:
     name, *texts = arguments[1:] or ("",)
     if name not in COMMANDS:
         wrong = f"adamw-jax: there is no command {name!r}." if name else ""
-        print(f"{wrong}\n{__doc__}".strip(), file=sys.stderr)
+        print(f"{wrong}\n{manual()}".strip(), file=sys.stderr)
         return 2
     command, count = COMMANDS[name]
     if len(texts) != count:
@@ -158,7 +252,18 @@ def run(arguments: Sequence[str]) -> int:
         return 2
 
 
-def _run_quietly(arguments: Sequence[str]) -> int:
+def main() -> int:
+    """The console script; the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="adamw_jax.spelled")  # type: ignore[union-attr]
+    try:
+        arguments = flags.FLAGS([x for x in sys.argv if x not in HELP])
+    except flags.Error as error:
+        print(f"adamw-jax: {error}. adamw-jax --help shows examples.", file=sys.stderr)
+        return 2
+    if any(x in HELP for x in sys.argv[1:]):
+        print(manual())
+        return 0
     import jax
 
     if _PLATFORM.value in ("cpu", "tpu"):  # nothing is run: let accelerators sleep
@@ -166,10 +271,5 @@ def _run_quietly(arguments: Sequence[str]) -> int:
     return run(arguments)
 
 
-def main() -> None:
-    """The console script."""
-    app.run(_run_quietly)
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -19,15 +19,20 @@ ROOT = Path(__file__).parent.parent
 ROWS = {row.optimizer: row for row in periodic.table()}
 
 
-def shell(*arguments, columns="80"):
+MODULE = ["-m", "adamw_jax"]
+# What pip writes into the installed script.
+SCRIPT = ["-c", "import sys; from adamw_jax.__main__ import main; sys.exit(main())"]
+
+
+def shell(*arguments, columns="80", encoding="utf-8", program=MODULE):
     """The command in a process of its own."""
     environment = {"PATH": "/usr/bin:/bin", "JAX_PLATFORMS": "cpu", "COLUMNS": columns}
     return subprocess.run(
-        [sys.executable, "-m", "adamw_jax", *arguments],
+        [sys.executable, *program, *arguments],
         capture_output=True,
-        text=True,
+        encoding=encoding,
         cwd=ROOT,
-        env=environment | {"PYTHONIOENCODING": "utf-8"},
+        env=environment | {"PYTHONIOENCODING": encoding},
     )
 
 
@@ -142,17 +147,71 @@ def test_without_a_command_it_teaches(command):
     assert taught == set(program.COMMANDS)
 
 
-def test_help():
-    run = shell("--help")
-    assert program.__doc__.splitlines()[3] in run.stdout
-    assert "--params" in run.stdout
+@pytest.mark.parametrize("program", [MODULE, SCRIPT], ids=["module", "script"])
+def test_help(program):
+    """It is no mistake to ask, and the answer is a lesson."""
+    run = shell("--help", program=program)
+    assert (run.returncode, run.stderr) == (0, "")
+    lines = run.stdout.splitlines()
+    assert "adamw-jax lint 'chain(adamw(1e-3), clip(1.0))'" in lines
+    assert {"--markdown", "--format", "--symbols", "--params", "--platform", "--topology"} <= set(
+        lines
+    )
+
+
+def test_help_for_one_command_and_a_wrong_flag():
+    assert shell("describe", "--help").stdout == shell("--help").stdout
+    run = shell("list", "--colour")
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr.startswith("adamw-jax: Unknown command line flag 'colour'")
+    assert "Traceback" not in run.stderr
+
+
+COMMANDS = {
+    "help": ["--help"],
+    "list": ["list"],
+    "list markdown": ["list", "--markdown"],
+    "describe": ["describe", "muon(0.02)"],
+    "latex": ["equations", "adamw(cosine(1e-3, 100))", "--format=latex"],
+    "lint": ["lint", "chain(adamw(1e-3), clip(1.0))"],
+    "a wrong call": ["describe", "sgd(0.1)", "--params=Θ:³"],
+}
+
+
+@pytest.mark.parametrize("arguments", COMMANDS.values(), ids=COMMANDS)
+def test_a_terminal_that_knows_ascii_only(arguments):
+    plain, full = shell(*arguments, encoding="ascii"), shell(*arguments)
+    assert plain.returncode == full.returncode
+    assert "Traceback" not in plain.stderr
+    words = lambda text: re.findall(r"[a-z_]+", text.lower())
+    assert set(words(full.stdout + full.stderr)) <= set(words(plain.stdout + plain.stderr))
+
+
+def test_signs_are_spelled():
+    run = shell("describe", "muon(0.02)", encoding="ascii")
+    assert "x66.7" in run.stdout
+    assert "2*f32" in run.stdout
+    assert "momentum -> corrected" in shell("list", columns="200", encoding="ascii").stdout
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_terminal_of_40_columns(encoding):
+    lines = shell("list", columns="40", encoding=encoding).stdout.splitlines()
+    assert max(map(len, lines)) <= 40
+    assert "…" not in "".join(lines)
+    assert [line for line in lines if not line.startswith(" ")] == list(ROWS)
+    assert lines.count("  8.0 bytes") == sum(f"{row.bytes:.1f}" == "8.0" for row in ROWS.values())
+    lines = shell("--help", columns="40", encoding=encoding).stdout.splitlines()
+    calls = {line for line in lines if line.startswith("adamw-jax ")}
+    assert calls <= set(program.__doc__.splitlines())  # whole, to be copied
+    assert max(len(line) for line in lines if line not in calls) <= 40
 
 
 def test_the_examples_of_the_help_run(command):
     for line in program.__doc__.splitlines():
         if line.startswith("adamw-jax "):
             quoted = line.split("'")
-            options = re.findall(r"--\w+=\S+(?= |$)", line.partition(";")[0])
+            options = re.findall(r"--\w+=\S+(?= |$)", line)
             code, printed, error = command(quoted[0].split()[1], *quoted[1::2], *options)
             if "--topology" in line and importlib.util.find_spec("libtpu") is None:
                 assert (code, printed) == (2, "")
