@@ -166,6 +166,17 @@ def test_the_text_is_the_optimizer(name, x64):
 
 
 @every_optimizer
+def test_the_text_is_true_where_all_begins_at_zero(name, x64):
+    tx = factories()[name](aj.linear_warmup(0.05, 4))
+    theta, grads = problem()
+    grads[0] = 0  # and so is the first rate
+    rate = lambda *args: lambda count: np.asarray(aj.linear_warmup(*args)(count))
+    with np.errstate(divide="ignore"):  # a bound over a norm of 0 is no bound
+        text = aj.equations(tx, "text")
+        assert_describes(text, tx, theta, grads, route="muon", linear_warmup=rate)
+
+
+@every_optimizer
 def test_every_optimizer_is_written_out(name):
     # no piece of the package is left as a function of its input
     known = {*functions(), "capped_inverse_sqrt"}
