@@ -47,7 +47,9 @@ def or_nothing(node: ast.AST) -> bool:
 
 def is_sum_with(node: ast.expr, term: ast.expr) -> ast.BinOp | None:
     """The node itself, if it is `term + something` or `term - something`."""
-    return node if _is(node, ast.Add, ast.Sub) and same(node.left, term) else None
+    if isinstance(node, ast.BinOp) and _is(node, ast.Add, ast.Sub) and same(node.left, term):
+        return node
+    return None
 
 
 def _when(test: ast.expr, body: ast.expr) -> ast.expr:
