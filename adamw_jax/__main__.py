@@ -17,6 +17,7 @@ schedules of adamw_jax, edited as you like, for example
 import functools
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from absl import app, flags
 
@@ -61,12 +62,12 @@ def _list() -> None:
     Console().print(table)
 
 
-def _parameters(text: str):
+def _parameters(text: str) -> Any:
     """A tree of abstract float32 parameters from "path:shape,path:shape"."""
     import jax
     import jax.numpy as jnp
 
-    tree: dict = {}
+    tree: dict[str, Any] = {}
     for entry in text.split(","):
         path, colon, shape = entry.strip().partition(":")
         *folders, leaf = path.split("/")
@@ -124,7 +125,7 @@ def _cost(text: str) -> None:
 
 
 # name: what to call, and how many expressions it takes
-COMMANDS: dict[str, tuple[Callable, int]] = {
+COMMANDS: dict[str, tuple[Callable[..., Any], int]] = {
     "list": (_list, 0),
     "describe": (_describe, 1),
     "equations": (_equations, 1),

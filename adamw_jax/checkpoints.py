@@ -31,7 +31,7 @@ except ImportError:
     ) from None
 
 
-class Checkpoints(contextlib.AbstractContextManager):
+class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
     """The last checkpoints of a run, in a directory.
 
     Save whatever decides how the run goes on: model, optimizer state, random keys
@@ -184,7 +184,7 @@ def _check(step: Any, tree: Any) -> None:
 NUMBERS = bool | int | float | complex
 
 
-def _array(path: tuple, leaf: Any) -> Any:
+def _array(path: tuple[Any, ...], leaf: Any) -> Any:
     """A leaf as an array that Orbax keeps: of a key its data, of a number 64 bits, and an
     empty array as one zero."""
     array = jax.random.key_data(leaf) if is_key(leaf) else leaf
@@ -223,7 +223,7 @@ def _like(leaf: Any, array: Any) -> Any:
     return array[()] if isinstance(leaf, np.generic) else array
 
 
-def _record(tree: Any, arrays: Any) -> dict[str, list]:
+def _record(tree: Any, arrays: Any) -> dict[str, list[Any]]:
     """Dtype, shape and digest of each leaf, by its path."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {
@@ -266,7 +266,7 @@ def _restored(reader: Any, step: int, item: str, args: Any) -> Any:
         raise _Damaged(f"its {item} cannot be read: {type(error).__name__}: {first}") from error
 
 
-def _expect(step: int, record: dict[str, list], leaves: dict[str, Any]) -> None:
+def _expect(step: int, record: dict[str, list[Any]], leaves: dict[str, Any]) -> None:
     """Raises where a tree does not have the leaves that were saved."""
     for name in [*record, *leaves]:
         if name not in record or name not in leaves:

@@ -8,7 +8,7 @@ optimizer takes.  Not imported by `adamw_jax` itself, which does without Flax.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import optax
 from flax import nnx
@@ -21,7 +21,7 @@ from adamw_jax.state.evaluation import eval_params
 
 
 def of_params(
-    function: Callable,
+    function: Callable[..., Any],
     model: nnx.Module,
     *arguments: Any,
     wrt: Any = nnx.Param,
@@ -63,7 +63,7 @@ def of_params(
     graphdef, own, *rest = nnx.split(model, wrt, ...)
     rest = nnx.as_pure(rest)  # the split ones follow what happens to the model
 
-    def function_of_params(params):
+    def function_of_params(params: Any) -> Any:
         stray = first_difference(params, own)
         if stray is not None:
             raise ValueError(
@@ -76,7 +76,7 @@ def of_params(
     return function_of_params
 
 
-def evaluation_model(model: nnx.Module, optimizer: nnx.Optimizer) -> nnx.Module:
+def evaluation_model(model: nnx.Module, optimizer: nnx.Optimizer[Any]) -> nnx.Module:
     """A copy of the model at the parameters to evaluate; see `adamw_jax.eval_params`.
 
     For an optimizer that averages, such as `schedule_free_adamw`, these are not
@@ -123,6 +123,18 @@ class TrainState(train_state.TrainState):
       >>> state = train_step(state, xs)
     """
 
+    if TYPE_CHECKING:  # Flax does not say what it takes and returns
+
+        @classmethod
+        def create(
+            cls,
+            *,
+            apply_fn: Callable[..., Any] | None,
+            params: Any,
+            tx: optax.GradientTransformation,
+            **keywords: Any,
+        ) -> Self: ...
+
     def apply_gradients(self, *, grads: Any, **keywords: Any) -> Self:
         """The state after one update.
 
@@ -143,7 +155,8 @@ class TrainState(train_state.TrainState):
         # The rest is Flax's: it sees an optimizer that has got its keywords already.
         bound = self.replace(tx=optax.GradientTransformation(self.tx.init, update))
         tx = replaced.pop("tx", self.tx)
-        return super(TrainState, bound).apply_gradients(grads=grads, **replaced).replace(tx=tx)
+        new: Self = super(TrainState, bound).apply_gradients(grads=grads, **replaced)
+        return new.replace(tx=tx)
 
     def _check(self, replaced: dict[str, Any], passed: dict[str, Any]) -> None:
         for name in ("step", "params", "opt_state"):

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from adamw_jax.core.domains import ASchedule, LearningRate, NonNegative, Steps
-from adamw_jax.core.expression import Expression, remember
+from adamw_jax.core.expression import Expression, Factory, remember
 from adamw_jax.core.numerics import divide
 
 P = ParamSpec("P")
@@ -35,7 +35,7 @@ class Schedule(Expression):
 
     data = (*Expression.data, int)
 
-    def _check_body(self, built):
+    def _check_body(self, built: Any) -> None:
         if not callable(built):
             raise TypeError(
                 f"{self.factory.__name__}: returned {built!r}. A schedule's factory must "
@@ -43,7 +43,8 @@ class Schedule(Expression):
             )
 
     def __call__(self, count: jax.typing.ArrayLike) -> jax.Array:
-        return self.body(jnp.asarray(count, float))
+        value: jax.Array = self.body(jnp.asarray(count, float))
+        return value
 
     @property
     def peak(self) -> Any:
@@ -55,16 +56,16 @@ class Schedule(Expression):
 
 
 @overload
-def schedule(function: Callable[P, Callable]) -> Callable[P, Schedule]: ...
+def schedule(function: Callable[P, ASchedule]) -> Factory[P, Schedule]: ...
 
 
 @overload
 def schedule(
     *, equation: str | None = None
-) -> Callable[[Callable[P, Callable]], Callable[P, Schedule]]: ...
+) -> Callable[[Callable[P, ASchedule]], Factory[P, Schedule]]: ...
 
 
-def schedule(function: Callable | None = None, *, equation: str | None = None) -> Any:
+def schedule(function: Callable[..., Any] | None = None, *, equation: str | None = None) -> Any:
     """Makes a schedule factory remember its calls, as `transformation` does.
 
     The factory's first argument is the schedule's largest value; it returns a
@@ -84,7 +85,7 @@ def schedule(function: Callable | None = None, *, equation: str | None = None) -
     return remember(function, Schedule, equation=equation)
 
 
-def _ramp(t, start, length):
+def _ramp(t: jax.Array, start: Any, length: Any) -> jax.Array:
     """0 until `start`, 1 from `start + length` on, linear between."""
     length = jnp.asarray(length, t.dtype)
     inside = jnp.clip((t - start) / jnp.where(length > 0, length, 1), 0, 1)
@@ -102,7 +103,7 @@ def _check_fit(function: str, total_steps: Any, **phases: Any) -> None:
 
 
 @schedule(equation="value")
-def constant(value: NonNegative):
+def constant(value: NonNegative) -> ASchedule:
     """value, at every step.
 
     Example:
@@ -114,7 +115,7 @@ def constant(value: NonNegative):
 
 
 @schedule
-def linear_warmup(peak: NonNegative, warmup_steps: Steps):
+def linear_warmup(peak: NonNegative, warmup_steps: Steps) -> ASchedule:
     """peak * min(1, t / warmup_steps).
 
     Args:
@@ -132,7 +133,7 @@ def linear_warmup(peak: NonNegative, warmup_steps: Steps):
 @schedule
 def cosine(
     peak: NonNegative, total_steps: Steps, *, warmup_steps: Steps = 0, end: NonNegative = 0.0
-):
+) -> ASchedule:
     """A linear rise to `peak`, then half a cosine wave down to `end`.
 
     end + (peak - end) (1 + cos(π (t - warmup_steps) / (total_steps - warmup_steps))) / 2
@@ -153,7 +154,7 @@ def cosine(
 
     _check_fit("cosine", total_steps, warmup_steps=warmup_steps)
 
-    def value(t):
+    def value(t: jax.Array) -> jax.Array:
         top, last = jnp.asarray(peak, t.dtype), jnp.asarray(end, t.dtype)
         start, stop = jnp.asarray(warmup_steps, t.dtype), jnp.asarray(total_steps, t.dtype)
         fall = _ramp(t, start, stop - start)
@@ -171,7 +172,7 @@ def warmup_stable_decay(
     warmup_steps: Steps = 0,
     decay_steps: Steps = 0,
     end: NonNegative = 0.0,
-):
+) -> ASchedule:
     """A linear rise to `peak`, a plateau, and a linear fall to `end`.
 
     Args:
@@ -194,7 +195,7 @@ def warmup_stable_decay(
         "warmup_stable_decay", total_steps, warmup_steps=warmup_steps, decay_steps=decay_steps
     )
 
-    def value(t):
+    def value(t: jax.Array) -> jax.Array:
         top, last = jnp.asarray(peak, t.dtype), jnp.asarray(end, t.dtype)
         length, stop = jnp.asarray(decay_steps, t.dtype), jnp.asarray(total_steps, t.dtype)
         rise = top * _ramp(t, 0, warmup_steps)
@@ -204,7 +205,7 @@ def warmup_stable_decay(
 
 
 @schedule
-def inverse_sqrt(peak: NonNegative, warmup_steps: Steps):
+def inverse_sqrt(peak: NonNegative, warmup_steps: Steps) -> ASchedule:
     """peak * min(t / warmup_steps, √(warmup_steps / t)).
 
     Args:
@@ -220,7 +221,7 @@ def inverse_sqrt(peak: NonNegative, warmup_steps: Steps):
     Reference: Vaswani et al., "Attention Is All You Need", 2017, equation 3.
     """
 
-    def value(t):
+    def value(t: jax.Array) -> jax.Array:
         length = jnp.asarray(warmup_steps, t.dtype)
         fall = jnp.sqrt(jnp.maximum(length, 1) / jnp.maximum(t, jnp.maximum(length, 1)))
         return jnp.asarray(peak, t.dtype) * _ramp(t, 0, length) * fall
@@ -229,7 +230,7 @@ def inverse_sqrt(peak: NonNegative, warmup_steps: Steps):
 
 
 @schedule
-def relative(schedule: LearningRate):
+def relative(schedule: LearningRate) -> ASchedule:
     """schedule / its peak: the schedule's shape, without its size; 0 where that peak is 0.
 
     Raises:
@@ -250,7 +251,7 @@ def relative(schedule: LearningRate):
 
 
 @schedule
-def ahead(schedule: ASchedule, steps: Steps = 1):
+def ahead(schedule: ASchedule, steps: Steps = 1) -> ASchedule:
     """schedule(t + steps): lets the first update see 1 instead of 0.
 
     Example:
@@ -262,7 +263,7 @@ def ahead(schedule: ASchedule, steps: Steps = 1):
 
 
 @schedule(equation="minimum(peak, 1 / sqrt(t + 1))")
-def capped_inverse_sqrt(peak: NonNegative):
+def capped_inverse_sqrt(peak: NonNegative) -> ASchedule:
     """min(peak, 1 / √(t + 1)).
 
     Example:

@@ -7,6 +7,8 @@ import tempfile
 import jax
 import pytest
 
+collect_ignore = ["typed_program.py"]  # is read by a type checker, and never run
+
 # Nothing in the library may rely on JAX to choose a dtype.  Optax and Flax do: a test
 # that runs their code does it under `jax.numpy_dtype_promotion("standard")`.
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -1,5 +1,7 @@
 """State by name: carried across a swap, read, reset."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import zoo
 from flax import nnx, serialization
 from flax.training.train_state import TrainState
+from strangers import around, box, centred, mean, quotient, soft_clip, then, twice
 from support import assert_equal, avals, nothing, stepper, walk
 from test_contexts import Net, problem
 
@@ -182,7 +185,7 @@ def test_the_ambiguous_is_reset():
 
 
 def test_a_correction_is_as_old_as_its_average():
-    """A second moment of another shape begins anew; the old count would make steps 30 times
+    """A second moment of another shape begins again; the old count would make steps 30 times
     too large, and so would the old momentum over the new root."""
     result = moved(aj.adamw(0.1), aj.adam_mini(0.1))
     assert names(result.report.kept) == {"learning_rate.count", "learning_rate.learning_rate"}
@@ -549,3 +552,203 @@ def test_reset_errors():
         aj.reset(state, "direction", tx=aj.lion(0.1), params=PARAMS)
     with pytest.raises(ValueError, match=r"^reset: 'w' may begin"):
         aj.reset({"w": jnp.ones(3)})  # parameters are no state
+
+
+# --- what strangers write ----------------------------------------------------
+
+
+def arrays(moves):
+    return {m.new for m in moves if m.leaf is not None}
+
+
+AVERAGE, SQUARES = aj.scale_by_momentum(0.9), aj.second_moment(0.99)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (aj.chain(AVERAGE, aj.sgd(0.1)), then(AVERAGE, aj.sgd(0.1))),
+        (aj.adamw(0.1), then(soft_clip(1.0), aj.adamw(0.1))),
+        (aj.adamw(0.1), then(aj.identity(), around(aj.adamw(0.2)))),
+        (aj.adamw(0.1), then(mean(aj.identity(), aj.clip(1.0)), aj.adamw(0.1))),
+        (aj.adamw(0.1), mean(aj.adamw(0.1), aj.identity())),
+        (aj.chain(aj.clip(1.0), centred(0.9)), then(aj.identity(), centred(0.5))),
+        (aj.chain(aj.square(), AVERAGE), then(aj.square(), AVERAGE)),
+        (then(twice(), AVERAGE), aj.chain(twice(), AVERAGE)),
+        (then(box(aj.identity()), AVERAGE), aj.chain(box(aj.identity()), AVERAGE)),
+        (
+            then(aj.precondition(aj.identity(), aj.chain(SQUARES, aj.root(1e-8))), AVERAGE),
+            aj.chain(aj.precondition(aj.identity(), aj.chain(SQUARES, aj.root())), AVERAGE),
+        ),
+    ],
+    ids=lambda tx: f"{tx!r}"[:40],
+)
+def test_strangers_are_seen_through(old, new):
+    """There and back: every array is found, whoever wrote what is around it."""
+    state = trained(old)
+    there = moved(old, new, state)
+    assert not there.report.dropped
+    back = moved(new, old, there.state)
+    assert not back.report.reset
+    assert_equal(back.state, state)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "note"),
+    [
+        (AVERAGE, then(aj.square(), AVERAGE), "momentum had nothing before it, this has square"),
+        (
+            aj.chain(aj.precondition(aj.identity(), aj.square()), AVERAGE),
+            aj.chain(quotient(aj.identity(), aj.square()), AVERAGE),
+            "1.momentum had precondition, square before it, this has quotient, square",
+        ),
+        (AVERAGE, then(centred(0.9), AVERAGE), "momentum had nothing before it, .* centred"),
+        (AVERAGE, then(twice(), AVERAGE), r"momentum had nothing before it, .*twice \(unknown\)"),
+        (AVERAGE, box(AVERAGE), r"momentum had nothing before it, this has box \(unknown\)"),
+        (
+            AVERAGE,
+            then(mean(aj.identity(), aj.sign()), AVERAGE),
+            "momentum had nothing before it, this has mean, sign",
+        ),
+    ],
+    ids=lambda x: f"{x!r}"[:40],
+)
+def test_strangers_change_what_is_averaged(old, new, note):
+    for one, other in ((old, new), (new, old)):
+        report = moved(one, other).report
+        assert not arrays(report.kept) & {n for n in arrays(report.kept) if "momentum" in n}
+    notes = {m.note for m in moved(old, new).report.reset if m.new.endswith("momentum")}
+    assert len(notes) == 1
+    assert re.search(note, *notes)
+
+
+def test_what_is_foreign_is_only_equal_to_itself():
+    """What another library's piece does nobody knows, but the same piece does the same."""
+    one, other = optax.scale_by_rms(), optax.scale_by_rms()
+    old = aj.chain(one, AVERAGE)
+    with jax.numpy_dtype_promotion("standard"):
+        assert not moved(old, then(one, AVERAGE)).report.reset
+        for new in (then(other, AVERAGE), aj.chain(aj.identity(), AVERAGE)):
+            found = moved(old, new)
+            notes = {m.note for m in found.report.reset if m.new == new_name(new)}
+            (note,) = notes
+            assert "scale_by_rms (unknown)" in note
+        into = moved(aj.chain(aj.identity(), AVERAGE), old).report
+        assert {m.note for m in into.reset if m.new == "1.momentum"} == {
+            "1.momentum had nothing before it, this has scale_by_rms (unknown)"
+        }
+
+
+def new_name(tx):
+    return "second.momentum" if tx.factory.__name__ == "then" else "1.momentum"
+
+
+def test_a_leaf_has_the_history_of_its_own_way():
+    """A mask in front changes what is averaged for the leaves that it lets through."""
+    mask = {"embed": {"embedding": True}, "layer": {"kernel": False, "bias": False}}
+    old, new = aj.chain(aj.identity(), AVERAGE), then(aj.masked(aj.square(), mask), AVERAGE)
+    result = moved(old, new)
+    assert names(result.report.kept, "layer/kernel") == {"second.momentum"}
+    assert names(result.report.reset, "embed/embedding") == {"second.momentum"}
+
+
+def test_strangers_averages_and_sums_convert():
+    average, total = centred(0.8), centred(0.8, weight=1.0)
+    state = trained(average)
+    there = moved(average, total, state)
+    assert {m.note for m in there.report.kept if m.leaf} == {"weight: None -> 1.0, times 5"}
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, 5 * y, rtol=1e-6),
+        there.state.average,
+        state.average,
+    )
+
+
+@pytest.mark.parametrize("gain", [0.0, jnp.nan, jnp.float32(0.0)])
+def test_degenerate_gains(gain):
+    """Nothing is divided by 0, and what is the same is kept as it is."""
+    plain = aj.scale_by_momentum(0.9)
+    tx = jax.tree.map(lambda x: x * gain, aj.scale_by_momentum(0.9, gain=1.0))
+    state = trained(tx)
+    assert_equal(moved(tx, tx, state).state, state)
+    assert_equal(moved(tx, plain, state).state.momentum, state.momentum)
+    none = aj.scale_by_momentum(0.0, gain=0.0)
+    assert_equal(moved(none, none).state, trained(none))
+
+
+def test_a_scalar_that_is_nan_is_kept():
+    tx = aj.muon(0.1)
+    state = trained(tx)
+    is_rate = lambda x: not x.shape and jnp.issubdtype(x.dtype, jnp.inexact)
+    broken = jax.tree.map(lambda x: x * jnp.nan if is_rate(x) else x, state)
+    assert_equal(aj.transplant(broken, tx, tx, PARAMS).state, broken)
+    assert not moved(tx, then(aj.identity(), tx), broken).report.reset
+
+
+def test_strangers_are_read_and_reset():
+    tx = then(soft_clip(1.0), around(mean(aj.adamw(0.1), centred(0.5))))
+    state = trained(tx)
+    assert aj.read(state)["step"] == len(GRADS)
+    assert aj.read(state)["learning_rate"] == pytest.approx(0.1)
+    for extra in ({}, {"tx": tx, "params": PARAMS}):
+        out = aj.reset(state, "second.tx.first.direction", **extra)
+        inner, fresh = out["second"].tx, tx.init(PARAMS)["second"].tx
+        assert_equal(inner["first"]["direction"], fresh["first"]["direction"])
+        assert_equal(inner["second"], state["second"].tx["second"])
+        assert not jax.tree.leaves(aj.reset(state, "second.tx.second", **extra))[-1].any()
+    with pytest.raises(ValueError, match=r"^reset: 'second.steps' may begin at something else"):
+        aj.reset(state, "second")
+    assert_equal(aj.reset(state, "second", tx=tx, params=PARAMS), tx.init(PARAMS))
+
+
+def test_strangers_are_evaluated():
+    inner = aj.schedule_free(aj.sgd(0.5), 0.5)
+    plain = aj.eval_params(inner, trained(inner), PARAMS)
+    mask = {"embed": True, "layer": False}
+    for tx in (then(aj.identity(), inner), around(inner), box(then(around(inner), aj.identity()))):
+        assert_equal(aj.eval_params(tx, trained(tx), PARAMS), plain)
+    tx = then(aj.identity(), around(aj.masked(inner, mask)))
+    found = aj.eval_params(tx, trained(tx), PARAMS)
+    assert_equal(found, {"embed": plain["embed"], "layer": PARAMS["layer"]})
+
+
+# --- restored without a target -----------------------------------------------
+
+
+def unnamed(x, *, dicts=True):
+    """A state as it is restored raw: dicts for named tuples, lists for tuples."""
+    if hasattr(x, "_fields"):
+        inner = {field: unnamed(getattr(x, field), dicts=dicts) for field in x._fields}
+        return inner if dicts else type(x)(**inner)
+    if isinstance(x, tuple):
+        return [unnamed(y, dicts=dicts) for y in x]
+    return {k: unnamed(v, dicts=dicts) for k, v in x.items()} if isinstance(x, dict) else x
+
+
+@pytest.mark.parametrize("dicts", [True, False])
+@pytest.mark.parametrize(
+    "tx",
+    [
+        aj.chain(aj.clip_by_global_norm(1.0), aj.adamw(0.1)),
+        aj.skip_nonfinite(aj.observe(aj.muon(0.1))),
+        then(around(aj.prodigy(1.0)), aj.delay(aj.identity())),
+        aj.soap(0.1),
+    ],
+    ids=["chain", "wrappers", "strangers", "soap"],
+)
+def test_a_raw_state_is_taken_as_it_was_meant(tx, dicts):
+    state = trained(tx, grads=GRADS[:2])
+    given = unnamed(state, dicts=dicts)
+    update = jax.jit(tx.update)
+    want, after = update(GRADS[2], state, PARAMS)
+    got, found = update(GRADS[2], given, PARAMS)
+    close = lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-7)
+    jax.tree.map(close, got, want)
+    assert len(jax.tree.leaves(found)) == len(jax.tree.leaves(after))
+
+
+def test_another_raw_state_is_refused():
+    raw = unnamed(trained(aj.adamw(0.1)))
+    for tx in (aj.lion(0.1), aj.skip_nonfinite(aj.adamw(0.1)), AVERAGE):
+        with pytest.raises(ValueError, match="restore reads a checkpoint, transplant carries"):
+            tx.update(GRADS[0], raw, PARAMS)

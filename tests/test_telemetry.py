@@ -12,6 +12,7 @@ import pytest
 import zoo
 from flax import nnx, serialization
 from flax.training.train_state import TrainState
+from strangers import around, box, mean, then
 from support import assert_equal, avals, nothing, stepper, stream
 from test_contexts import Net, assert_close, problem
 
@@ -445,3 +446,36 @@ def test_tensorboard_itself(tmp_path):
     with aj.TensorBoardWriter(tmp_path) as writer:
         writer.write(0, aj.metrics(TX.init(1.0)))
     assert next(tmp_path.iterdir()).stat().st_size > 0
+
+
+# --- what strangers write ----------------------------------------------------
+
+
+def test_routes_and_clips_are_seen_through_what_strangers_write():
+    routed = aj.route([("a", "a", aj.sgd(0.1))], ("rest", aj.chain(aj.clip(9.0), aj.sgd(0.2))))
+    params = {"a": jnp.ones((2, 3)), "b": jnp.ones(4)}
+    clipped = then(aj.identity(), aj.clip_by_global_norm(1.0))
+    grads = jax.tree.map(lambda p: 3 * p, params)
+    for tx in (
+        aj.chain(aj.clip_by_global_norm(1.0), routed),
+        then(aj.clip_by_global_norm(1.0), around(routed)),
+        around(then(clipped, then(aj.probe("clipped"), routed))),
+    ):
+        watched = aj.observe(tx)
+        _, state = watched.update(grads, watched.init(params), params)
+        found = aj.metrics(state)
+        assert found["clip_factor"] == pytest.approx(1 / np.sqrt(9 * 10))
+        assert found["a/learning_rate"] == pytest.approx(0.1)
+        assert found["rest/learning_rate"] == pytest.approx(0.2)
+    inner = mean(aj.clip_by_global_norm(1.0), aj.identity())  # not all that comes in is clipped
+    for tx in (inner, box(aj.clip_by_global_norm(1.0))):
+        watched = aj.observe(then(tx, routed))
+        assert "clip_factor" not in aj.metrics(watched.init(params))
+
+
+def test_metrics_inside_of_what_strangers_write():
+    tx = then(aj.probe("raw"), box(around(aj.observe(aj.skip_nonfinite(aj.sgd(0.1))))))
+    params = {"a": jnp.ones((2, 3))}
+    _, state = tx.update(params, tx.init(params), params)
+    found = aj.metrics(state)
+    assert (found["raw/rms"], found["grad_rms"], found["skipped"]) == (1, 1, 0)

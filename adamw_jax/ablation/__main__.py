@@ -4,7 +4,9 @@ import argparse
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 WEIGHT_DECAY = 0.1
 
@@ -15,11 +17,11 @@ INTERRUPTED = 130  # what a shell expects of a program stopped by Ctrl-C
 class Parser(argparse.ArgumentParser):
     """Reports a wrong flag in one sentence."""
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         self.exit(2, f"ablation: {message}.\n")
 
 
-def at_least(smallest: int):
+def at_least(smallest: int) -> Callable[[str], int]:
     """A flag's type: a whole number that is not too small."""
 
     def parse(text: str) -> int:

@@ -61,7 +61,7 @@ class Arm:
 def swapped(base: Build, pieces: Mapping[str, Transformation]) -> Build:
     """The optimizers of `base` with other pieces in some slots."""
 
-    def build(learning_rate):
+    def build(learning_rate: float) -> Transformation:
         tx = base(learning_rate)
         for slot, piece in pieces.items():
             tx = swap(tx, slot, piece)

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,19 +115,21 @@ def train(experiment: Experiment, console: Console) -> Iterator[tuple[str, Runs]
 
 
 @contextmanager
-def progress(console: Console, total: int):
+def progress(console: Console, total: int) -> Iterator[Callable[[Sequence[str], int], None]]:
     """A bar on a terminal; elsewhere nothing moves."""
     columns = (BarColumn(), "{task.percentage:3.0f} %", TimeElapsedColumn(), "{task.description}")
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("compiling", total=total)
 
-        def advance(names, steps):
+        def advance(names: Sequence[str], steps: int) -> None:
             bar.update(task, advance=len(names) * steps, description=", ".join(names))
 
         yield advance
 
 
-def publish(experiment: Experiment, results: Mapping[str, Runs], out: Path, console: Console):
+def publish(
+    experiment: Experiment, results: Mapping[str, Runs], out: Path, console: Console
+) -> None:
     """Writes the report of the finished arms and shows its table."""
     rates, tuning = experiment.rates, experiment.tuning
     rows = statistics.analyse(results, rates, tuning)

@@ -5,6 +5,7 @@ dashed and hollow.  The right panel's labels are the key to both panels.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -71,7 +72,7 @@ def draw(
     return picture
 
 
-def _draw_losses(axes: Axes, row: Row, loss: np.ndarray, rates: np.ndarray, style: Style):
+def _draw_losses(axes: Axes, row: Row, loss: np.ndarray, rates: np.ndarray, style: Style) -> None:
     """One arm's median and quartiles of loss [rate, seed] over the seeds."""
     ended = np.isfinite(loss).all(axis=1)
     place = {"clip_on": False, "in_layout": False, "transform": axes.get_xaxis_transform()}
@@ -84,7 +85,7 @@ def _draw_losses(axes: Axes, row: Row, loss: np.ndarray, rates: np.ndarray, styl
     axes.plot(rates[rates == row.rate], middle[rates == row.rate], **style.point)
 
 
-def _dress_losses(axes: Axes, rates: Sequence[float]):
+def _dress_losses(axes: Axes, rates: Sequence[float]) -> None:
     axes.set(xscale="log", yscale="log", xlim=(rates[0], rates[-1]))
     axes.set_title("Test loss in nats: median and quartiles over seeds", loc="left", fontsize=11)
     axes.set_xlabel("learning rate   (marker: chosen by validation;  ×: a run diverged)")
@@ -94,7 +95,7 @@ def _dress_losses(axes: Axes, rates: Sequence[float]):
     _plain(axes)
 
 
-def _draw_ratio(axes: Axes, height: int, row: Row, style: Style):
+def _draw_ratio(axes: Axes, height: int, row: Row, style: Style) -> None:
     """One arm's paired ratio of losses, with the interval that belongs to its verdict."""
     pair = row.comparison
     if pair is None:
@@ -112,7 +113,7 @@ def _draw_ratio(axes: Axes, height: int, row: Row, style: Style):
     )
 
 
-def _dress_ratios(axes: Axes, rows: Sequence[Row], styles: Mapping[str, Style]):
+def _dress_ratios(axes: Axes, rows: Sequence[Row], styles: Mapping[str, Style]) -> None:
     axes.axvline(1, color=INK, lw=0.9, zorder=0)
     axes.set_xscale("log")
     axes.set_yticks(range(len(rows)), [row.arm for row in reversed(rows)])
@@ -128,7 +129,7 @@ def _dress_ratios(axes: Axes, rows: Sequence[Row], styles: Mapping[str, Style]):
     axes.tick_params(axis="y", length=0)
 
 
-def _ticks(axis, low: float, high: float, digits: Sequence[float], form: str):
+def _ticks(axis: Any, low: float, high: float, digits: Sequence[float], form: str) -> None:
     """Few ticks with plain numbers on a logarithmic axis; over many decades only powers."""
     powers = np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
     if len(powers) > 5:
@@ -140,7 +141,7 @@ def _ticks(axis, low: float, high: float, digits: Sequence[float], form: str):
     axis.set_minor_formatter(NullFormatter())
 
 
-def _plain(axes: Axes):
+def _plain(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FAINT)
     axes.tick_params(color=FAINT)

@@ -6,6 +6,7 @@ No row is set in bold.  A verdict is written where the statistics allow one.
 import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich import box
@@ -111,7 +112,7 @@ def markdown(
     return "\n".join(lines) + "\n"
 
 
-def summary_table(rows: Iterable[Row]) -> list[list]:
+def summary_table(rows: Iterable[Row]) -> list[list[Any]]:
     """One line an arm, with all digits, for CSV."""
     nothing = Comparison(1.0, np.nan, np.nan, np.nan)
     lines = []
@@ -124,9 +125,9 @@ def summary_table(rows: Iterable[Row]) -> list[list]:
 
 def runs_table(
     results: Mapping[str, Runs], rates: Sequence[float], seeds: Sequence[int], tuning: int
-) -> list[list]:
+) -> list[list[Any]]:
     """One line a run, for CSV: everything the statistics are made of."""
-    table: list[list] = [["arm", "rate", "seed", "role", *SCORES]]
+    table: list[list[Any]] = [["arm", "rate", "seed", "role", *SCORES]]
     for arm, runs in results.items():
         scores = np.stack([*runs.validation, *runs.test])
         for i, rate in enumerate(rates):
@@ -136,6 +137,6 @@ def runs_table(
     return table
 
 
-def write_csv(path: Path, table: Iterable[Sequence]) -> None:
+def write_csv(path: Path, table: Iterable[Sequence[Any]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(table)

@@ -21,6 +21,8 @@ from adamw_jax.ablation.arms import Arm
 from adamw_jax.ablation.tasks import Scores, Task
 
 Progress = Callable[[Sequence[str], int], None]
+Program = Callable[..., Any]
+Axes = tuple[int | None, ...]
 
 
 class Runs(NamedTuple):
@@ -35,7 +37,8 @@ class Runs(NamedTuple):
 
     @property
     def diverged(self) -> np.ndarray:
-        return np.isinf(self.test.loss)
+        infinite: np.ndarray = np.isinf(self.test.loss)
+        return infinite
 
 
 def sweep(
@@ -80,14 +83,16 @@ def sweep(
             yield name, _runs(jax.tree.map(lambda x, i=i: np.asarray(x[i]), scores), size)
 
 
-def _programs(task: Task):
+def _programs(task: Task) -> tuple[Program, Program, Program]:
     """The three programs of a sweep, compiled by JAX once per structure of `tx`."""
 
-    def begin(tx, params):
+    def begin(tx: Any, params: Any) -> Any:
         return params, tx.init(params)
 
-    def advance(tx, params, state, order, data, start, stop):
-        def step(i, carry):
+    def advance(
+        tx: Any, params: Any, state: Any, order: Any, data: Any, start: Any, stop: Any
+    ) -> Any:
+        def step(i: Any, carry: Any) -> Any:
             params, state = carry
             batch = jax.tree.map(lambda x: x[order[i]], data)
             gradient = jax.grad(task.loss)(params, batch)
@@ -109,7 +114,7 @@ def _programs(task: Task):
     )
 
 
-def _over_runs(function: Callable, *, seed: tuple, rate: tuple, arm: tuple) -> Callable:
+def _over_runs(function: Program, *, seed: Axes, rate: Axes, arm: Axes) -> Program:
     """Vmaps a function of one run over arms, rates and seeds (axes in that order)."""
     for axes in (seed, rate, arm):
         function = jax.vmap(function, in_axes=axes)
@@ -146,9 +151,9 @@ def _runs(scores: tuple[Scores, Scores], state_bytes: float) -> Runs:
     return Runs(mark(scores[0]), mark(scores[1]), state_bytes)
 
 
-def _state_bytes(tx, task: Task) -> float:
+def _state_bytes(tx: Any, task: Task) -> float:
     """Bytes of optimizer state per parameter; counters and the like weigh nothing at scale."""
     params = jax.eval_shape(task.init, jax.random.key(0))
     arrays = [x for x in jax.tree.leaves(jax.eval_shape(tx.init, params)) if x.ndim]
     size = sum(x.size * x.dtype.itemsize for x in arrays)
-    return size / sum(p.size for p in jax.tree.leaves(params))
+    return float(size / sum(p.size for p in jax.tree.leaves(params)))

@@ -56,7 +56,8 @@ class Task:
     def loss(self, params: Params, batch: Batch) -> jax.Array:
         """Mean cross-entropy in nats."""
         logits = self.predict(params, batch.inputs)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels).mean()
+        losses: jax.Array = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+        return losses.mean()
 
     def scores(self, params: Params, batch: Batch) -> Scores:
         """Loss and accuracy."""
@@ -87,10 +88,10 @@ def digits(hidden: int = 64) -> Task:
     mean, deviation = images[train].mean(axis=0), images[train].std(axis=0)
     images = (images - mean) / np.where(deviation > 0, deviation, 1)  # some pixels are never inked
 
-    def batch(rows):
+    def batch(rows: np.ndarray) -> Batch:
         return Batch(jnp.asarray(images[rows], jnp.float32), jnp.asarray(labels[rows], jnp.int32))
 
-    def network(key):
+    def network(key: jax.Array) -> Perceptron:
         return Perceptron(images.shape[1], hidden, 10, rngs=nnx.Rngs(key))
 
     graph = nnx.graphdef(network(jax.random.key(0)))

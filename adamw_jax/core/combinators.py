@@ -25,14 +25,14 @@ from typing import Any
 import optax
 
 from adamw_jax.core.domains import Fraction
-from adamw_jax.core.flow import each
+from adamw_jax.core.flow import AFlow, Run, each
 from adamw_jax.core.numerics import divide, like, rotate, rotate_back
 from adamw_jax.core.transformation import combinator, expect_parts
 from adamw_jax.core.trees import branches_of
 
 
 @combinator
-def chain(*stages: optax.GradientTransformation, **named: optax.GradientTransformation):
+def chain(*stages: optax.GradientTransformation, **named: optax.GradientTransformation) -> AFlow:
     """u -> last(...second(first(u))): each stage sees what the one before returns.
 
     Args:
@@ -56,7 +56,7 @@ def chain(*stages: optax.GradientTransformation, **named: optax.GradientTransfor
     parts = named or {str(i): stage for i, stage in enumerate(stages)}
     expect_parts("chain", parts)
 
-    def flow(run, u):
+    def flow(run: Run, u: Any) -> Any:
         for slot in parts:
             u = run(slot, u)
         return u
@@ -65,7 +65,7 @@ def chain(*stages: optax.GradientTransformation, **named: optax.GradientTransfor
 
 
 @combinator
-def fork(**branches: optax.GradientTransformation):
+def fork(**branches: optax.GradientTransformation) -> AFlow:
     """u -> {name: branch(u)}: every branch sees the same input.
 
     Follow it with `merge` or `pick`, or use `join` for fork and merge in one.
@@ -83,7 +83,7 @@ def fork(**branches: optax.GradientTransformation):
 
 
 @combinator
-def merge(op: Callable):
+def merge(op: Callable[..., Any]) -> AFlow:
     """{name: tree} -> op(name=leaf, ...), leaf by leaf: makes one tree of a fork.
 
     Args:
@@ -100,7 +100,7 @@ def merge(op: Callable):
     """
     names = _parameters(op)
 
-    def flow(run, u):
+    def flow(run: Run, u: Any) -> Any:
         there = u if isinstance(u, dict) else dict.fromkeys(names)
         if not names_branches(op, there):
             raise TypeError(
@@ -112,7 +112,7 @@ def merge(op: Callable):
     return flow
 
 
-def _parameters(op: Callable) -> list[str]:
+def _parameters(op: Callable[..., Any]) -> list[str]:
     """The parameters of a function that have no default."""
     try:
         parameters = inspect.signature(op).parameters.values()
@@ -121,14 +121,14 @@ def _parameters(op: Callable) -> list[str]:
     return [p.name for p in parameters if p.default is p.empty]
 
 
-def each_by_name(op: Callable, branches: dict[str, Any]) -> Any:
+def each_by_name(op: Callable[..., Any], branches: dict[str, Any]) -> Any:
     """`each` of an operation whose parameters are named like the branches, in its own order."""
     names = [name for name in inspect.signature(op).parameters if name in branches]
     called = functools.wraps(op)(lambda *xs: op(**dict(zip(names, xs, strict=True))))
     return each(called, *(branches[name] for name in names))
 
 
-def names_branches(op: Callable, branches: dict[str, Any]) -> bool:
+def names_branches(op: Callable[..., Any], branches: dict[str, Any]) -> bool:
     """Whether the parameters of `op` are named like the branches."""
     try:
         parameters = inspect.signature(op).parameters.values()
@@ -138,7 +138,7 @@ def names_branches(op: Callable, branches: dict[str, Any]) -> bool:
     return set(branches) <= by_name
 
 
-def _takes(op: Callable, arguments: Iterable) -> bool:
+def _takes(op: Callable[..., Any], arguments: Iterable[Any]) -> bool:
     try:
         inspect.signature(op).bind(*arguments)
     except ValueError:  # some builtins have no signature
@@ -149,7 +149,7 @@ def _takes(op: Callable, arguments: Iterable) -> bool:
 
 
 @combinator
-def pick(name: str):
+def pick(name: str) -> AFlow:
     """{name: tree} -> tree: takes one branch of a fork.
 
     Raises:
@@ -164,7 +164,7 @@ def pick(name: str):
 
 
 @combinator
-def join(op: Callable, **branches: optax.GradientTransformation):
+def join(op: Callable[..., Any], **branches: optax.GradientTransformation) -> AFlow:
     """u -> op(branch(u), ...), leaf by leaf; every branch sees the same input.
 
     Args:
@@ -196,7 +196,7 @@ def precondition(
     denominator: optax.GradientTransformation,
     *,
     basis: optax.GradientTransformation | None = None,
-):
+) -> AFlow:
     """u -> numerator(u) / denominator(u), 0 where the denominator is 0.
 
     The sentence most optimizers are.  Both branches see the same u, so what
@@ -224,7 +224,7 @@ def precondition(
         return lambda run, u: each(divide, run("numerator", u), run("denominator", u))
     expect_parts("precondition", {"basis": basis})
 
-    def flow(run, u):
+    def flow(run: Run, u: Any) -> Any:
         rotations = run("basis", u)
         above = each(rotate, run("numerator", u), rotations)
         below = run("denominator", each(rotate, u, rotations))
@@ -234,7 +234,7 @@ def precondition(
 
 
 @combinator
-def interpolate(weight: Fraction, tx: optax.GradientTransformation):
+def interpolate(weight: Fraction, tx: optax.GradientTransformation) -> AFlow:
     """u -> weight * tx(u) + (1 - weight) * u.
 
     Args:
@@ -254,7 +254,7 @@ def interpolate(weight: Fraction, tx: optax.GradientTransformation):
     """
     expect_parts("interpolate", {"tx": tx})
 
-    def mix(m, g):
+    def mix(m: Any, g: Any) -> Any:
         share = like(weight, m)
         return share * m + (1 - share) * g
 

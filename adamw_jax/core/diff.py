@@ -32,7 +32,7 @@ class Change(NamedTuple):
     old: Any
     new: Any
 
-    def __str__(self):
+    def __str__(self) -> str:
         old, new = _written(self.old, self.new), _written(self.new, self.old)
         return f"{self.path or '(whole)'}: {old} -> {new}"
 
@@ -72,7 +72,7 @@ class Changes(list[Change]):
         """The changes in few words, for a run or a row of a table; "" if there are none."""
         return ", ".join(change.name for change in self)
 
-    def __str__(self):
+    def __str__(self) -> str:
         return "\n".join(map(str, self))
 
 

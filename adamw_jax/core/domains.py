@@ -55,7 +55,7 @@ def _rate(value: Any) -> Any:
     return value if callable(value) else _number(value)
 
 
-def _dtype(value: Any) -> str:
+def _dtype(value: Any) -> Any:
     dtype = jnp.dtype(value)
     if not jnp.issubdtype(dtype, jnp.inexact):
         raise ValueError
@@ -94,7 +94,7 @@ LearningRate = Annotated[
 ]
 
 
-ASchedule = Annotated[Callable, Domain("a schedule", callable, lambda x: x)]
+ASchedule = Annotated[Callable[..., Any], Domain("a schedule", callable, lambda x: x)]
 
 
 Flag = Annotated[bool, Domain("True or False", lambda x: x in (True, False), lambda x: x)]

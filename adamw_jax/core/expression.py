@@ -14,13 +14,16 @@ import functools
 import inspect
 import keyword
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, ParamSpec, Protocol, Self, TypeVar
 
 import jax
 import numpy as np
 import optax
 
 from adamw_jax.core import domains
+
+P = ParamSpec("P")
+E = TypeVar("E", bound="Expression", covariant=True)
 
 
 @jax.tree_util.register_pytree_node_class
@@ -31,22 +34,42 @@ class Structure:
         # NumPy's bools, which a mask may hold, are Python's.
         self.value = bool(value) if isinstance(value, np.bool_) else value
 
-    def __eq__(self, other):
+    def __eq__(self, other: Any) -> bool:
         return type(self.value) is type(other.value) and self.value == other.value
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash(self.value)
 
-    def tree_flatten(self):
+    def tree_flatten(self) -> tuple[tuple[()], Self]:
         return (), self
 
     @classmethod
-    def tree_unflatten(cls, aux, children):
+    def tree_unflatten(cls, aux: Self, children: Any) -> Self:
         return aux
 
 
 def is_node(x: Any) -> bool:
     return isinstance(x, Expression | Structure)
+
+
+class Factory(Protocol[P, E]):
+    """A function whose calls are remembered: what the decorators make of one.
+
+    Attributes:
+      signature: of the function that was decorated, domains included.
+      declared: what the decorator was told.
+      scheduled: the parameters that may be schedules.
+    """
+
+    __name__: str
+    __qualname__: str
+    __wrapped__: Callable[..., Any]
+    __signature__: inspect.Signature
+    signature: inspect.Signature
+    declared: Mapping[str, Any]
+    scheduled: tuple[str, ...]
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> E: ...
 
 
 class Expression:
@@ -66,7 +89,7 @@ class Expression:
         self.factory = factory
         self.arguments = arguments
 
-    def __init_subclass__(cls, **kwargs):
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         jax.tree_util.register_pytree_with_keys_class(cls)
 
@@ -87,18 +110,18 @@ class Expression:
         raise NotImplementedError  # each subclass knows what its factories return
 
     @functools.cached_property
-    def children(self) -> tuple:
+    def children(self) -> tuple[Any, ...]:
         """The arguments as JAX sees them: what is not data wrapped in `Structure`."""
         wrap = lambda x: x if isinstance(x, (Expression, *self.data)) else Structure(x)
         return tuple(jax.tree.map(wrap, x, is_leaf=is_node) for x in self.arguments.values())
 
-    def tree_flatten_with_keys(self):
+    def tree_flatten_with_keys(self) -> tuple[tuple[Any, ...], Any]:
         keys = map(jax.tree_util.GetAttrKey, self.arguments)
         pairs = tuple(zip(keys, self.children, strict=True))
         return pairs, (self.factory, tuple(self.arguments))
 
     @classmethod
-    def tree_unflatten(cls, aux, children):
+    def tree_unflatten(cls, aux: Any, children: Any) -> Self:
         factory, names = aux
         unwrap = lambda x: x.value if isinstance(x, Structure) else x
         values = (jax.tree.map(unwrap, child, is_leaf=is_node) for child in children)
@@ -106,7 +129,7 @@ class Expression:
         new.children = tuple(children)  # a leaf stays one, whatever object JAX puts there
         return new
 
-    def __eq__(self, other):
+    def __eq__(self, other: Any) -> bool:
         if self is other:
             return True
         if type(self) is not type(other):
@@ -115,18 +138,18 @@ class Expression:
         theirs, other_structure = jax.tree.flatten(other)
         return structure == other_structure and all(map(_same_leaf, mine, theirs))
 
-    def __ne__(self, other):  # tuple defines its own, by content
+    def __ne__(self, other: Any) -> bool:  # tuple defines its own, by content
         equal = self.__eq__(other)
         return equal if equal is NotImplemented else not equal
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         leaves, structure = jax.tree.flatten(self)
         return hash((structure, tuple(map(_leaf_key, leaves))))
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return _recall, (_reference(self.factory), type(self), dict(self.arguments))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"{self.factory.__name__}({', '.join(_written_arguments(self))})"
 
 
@@ -148,7 +171,7 @@ def _same_leaf(x: Any, y: Any) -> bool:
 
 
 def call_with(
-    function: Callable, signature: inspect.Signature, arguments: Mapping[str, Any]
+    function: Callable[..., Any], signature: inspect.Signature, arguments: Mapping[str, Any]
 ) -> Any:
     """Calls a function with remembered arguments, `*args` (named by digits) by position."""
     variadic = any(name.isdigit() for name in arguments)
@@ -163,7 +186,7 @@ def call_with(
     return function(*positional, **keywords)
 
 
-def _bind(factory: Any, args: tuple, kwargs: dict) -> dict[str, Any]:
+def _bind(factory: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments of one call by name, defaults applied, each admitted by its domain."""
     name = factory.__name__
     try:
@@ -243,32 +266,36 @@ def _reference(factory: Any) -> Any:
     return factory if named is factory else (factory.__wrapped__, factory.declared)
 
 
-def _recall(reference: Any, cls: type, arguments: dict[str, Any]) -> Expression:
+def _recall(reference: Any, cls: type[Expression], arguments: dict[str, Any]) -> Expression:
     if isinstance(reference, tuple):
         function, declared = reference
         reference = remember(function, cls, **declared)
     return cls(reference, arguments)
 
 
-_lifted: dict[Callable, Any] = {}
+_lifted: dict[Callable[..., Any], Any] = {}
 
 
-def remember(function: Callable, cls: Any, **declared: Any) -> Any:
+def remember(function: Callable[P, Any], cls: type[E], **declared: Any) -> Factory[P, E]:
     """The decorator proper: a factory whose calls return `cls` expressions."""
-    if function in _lifted and _lifted[function].declared == declared:
-        return _lifted[function]  # lifting the same function twice gives equal expressions
+    known: Factory[P, E] | None = _lifted.get(function)
+    if known is not None and known.declared == declared:
+        return known  # lifting the same function twice gives equal expressions
 
-    def call(*args, **kwargs):
+    def call(*args: P.args, **kwargs: P.kwargs) -> E:
         bound = _bind(factory, args, kwargs)
         expression = cls(factory, {name: cls.prepare(value) for name, value in bound.items()})
         expression.body  # noqa: B018  a wrong call fails here, not at the first step
         return expression
 
-    factory: Any = functools.wraps(function)(call)
+    made: Any = functools.wraps(function)(call)
+    factory: Factory[P, E] = made
     factory.signature = inspect.signature(function)
     # What help() shows: a domain written out is longer than the docstring that explains it.
     bare = [p.replace(annotation=p.empty) for p in factory.signature.parameters.values()]
-    factory.__signature__ = factory.signature.replace(parameters=bare)
+    factory.__signature__ = factory.signature.replace(
+        parameters=bare, return_annotation=inspect.Signature.empty
+    )
     factory.declared = declared
     parameters = factory.signature.parameters.items()
     factory.scheduled = tuple(k for k, p in parameters if domains.admits_schedule(p.annotation))

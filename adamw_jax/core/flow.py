@@ -17,7 +17,7 @@ histories the transplant, paths the routes.  No reading can say what the update 
 not do, and what a stranger writes is read like everything else.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -34,14 +34,14 @@ class Value:
 
     A subclass says what an operation on such values gives."""
 
-    def each(self, op: Callable, values: tuple) -> Any:
+    def each(self, op: Callable[..., Any], values: tuple[Any, ...]) -> Any:
         raise NotImplementedError  # each reading has its own
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         raise Branching("a flow branches on the value of an update, which only arrays have.")
 
 
-def each(op: Callable, *values: Any) -> Any:
+def each(op: Callable[..., Any], *values: Any) -> Any:
     """op(x, ...), leaf by leaf: how a flow makes one value of several.
 
     Args:
@@ -77,10 +77,10 @@ class Owners(NamedTuple):
       check: raises where the leaves of parameters are dealt out in a way nobody meant.
     """
 
-    of: Callable[[Any], list[str | None]]
+    of: Callable[[Any], Sequence[str | None]]
     passes: bool = False
     by: Any = None
-    check: Callable[[list, Any], None] = lambda found, tree: None
+    check: Callable[[Sequence[str | None], Any], None] = lambda found, tree: None
 
 
 class Run:
@@ -117,6 +117,11 @@ class Run:
         self.ran.append(slot)
 
 
+# What the factories of combinators and of elementwise pieces return.
+AFlow = Callable[[Run, Any], Any]
+AFormula = Callable[..., Any]
+
+
 class Flow(optax.GradientTransformationExtraArgs):
     """The body of a combinator: its flow over its slots, and the update that follows from it.
 
@@ -129,8 +134,8 @@ class Flow(optax.GradientTransformationExtraArgs):
       uses: how often the flow uses what it receives.
     """
 
-    flow: Callable[[Run, Any], Any]
-    rebuilt: Callable[[Mapping[str, Any]], Callable]
+    flow: AFlow
+    rebuilt: Callable[[Mapping[str, Any]], AFlow]
     parts: dict[str, Any]
     arguments: Mapping[str, Any]
     listed: bool
@@ -151,8 +156,8 @@ class Formula(optax.GradientTransformationExtraArgs):
       stored: from a field and the dtype of a parameter to that of what is kept.
     """
 
-    formula: Callable
-    rebuilt: Callable[[Mapping[str, Any]], Callable]
+    formula: AFormula
+    rebuilt: Callable[[Mapping[str, Any]], AFormula]
     reads: tuple[str, ...]
     starts: Mapping[str, Any]
     arguments: Mapping[str, Any]
@@ -248,9 +253,10 @@ class Reading:
         """What a piece makes of a value."""
         raise NotImplementedError  # this is what a reading is
 
-    def flow(self, tx: Any, path: Path) -> Callable:
+    def flow(self, tx: Any, path: Path) -> AFlow:
         """The flow of a combinator."""
-        return tx.body.flow
+        body: Flow = tx.body
+        return body.flow
 
     def part(self, run: Run, slot: str, u: Any) -> Any:
         """What the part in a slot makes of a value."""
@@ -267,29 +273,29 @@ class Reading:
 class _Token(Value):
     """A value about which nothing is known; remembers how it was used."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.forked = False  # whether a branch was taken from it
         self.uses = 0
 
-    def each(self, op, values):
+    def each(self, op: Callable[..., Any], values: tuple[Any, ...]) -> Any:
         if any(isinstance(x, dict) for x in values):
             raise TypeError("an operation is applied to a fork. Take one of its branches.")
         for x in values:
             x.uses += 1
         return _Token()
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> Any:
         self.forked = True
         return _Token()
 
 
 class _Build(Reading):
-    def part(self, run, slot, u):
+    def part(self, run: Run, slot: str, u: Any) -> Any:
         for x in u.values() if isinstance(u, dict) else [u]:
             x.uses += 1
         return _Token()
 
-    def split(self, run, u, owners):
+    def split(self, run: Run, u: Any, owners: Owners) -> Any:
         return _Token()
 
 
@@ -331,13 +337,13 @@ def check_flow(name: str, flow: Any, parts: Mapping[str, Any]) -> tuple[bool, in
 class _Kind(Reading):
     """Trees or forks: what an expression consumes and produces."""
 
-    def piece(self, tx, u, path):
+    def piece(self, tx: Any, u: Any, path: Path) -> Any:
         declared = tx.factory.declared
         if isinstance(u, _Token) and declared.get("consumes") == "fork":
             u.forked = True
         return {"": _Token()} if declared.get("produces") == "fork" else _Token()
 
-    def split(self, run, u, owners):
+    def split(self, run: Run, u: Any, owners: Owners) -> Any:
         return _Token()
 
 
@@ -345,5 +351,5 @@ def kinds(tx: Any) -> tuple[str, str]:
     """What an expression consumes and produces: each "tree", or "fork" for a dict of branches."""
     start = _Token()
     out = interpret(tx, start, _Kind())
-    word = lambda fork: "fork" if fork else "tree"
-    return word(start.forked), word(isinstance(out, dict))
+    word = {False: "tree", True: "fork"}
+    return word[start.forked], word[isinstance(out, dict)]

@@ -1,6 +1,7 @@
 """Numerics: arithmetic that is safe at zero, at infinity and in any dtype."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import jax
@@ -111,7 +112,7 @@ def kept(x: jax.Array, old: jax.Array) -> jax.Array:
 
 
 @operation("1 - decay**t")
-def correction(decay: Any, t: Any) -> jax.Array:
+def correction(decay: Any, t: Any) -> Any:
     """1 - decay^t: the weight that an average begun at 0 has gathered by update t.
 
     Computed as -expm1(t log(decay)), with log1p, since the plain form loses two
@@ -120,7 +121,7 @@ def correction(decay: Any, t: Any) -> jax.Array:
 
 
 @operation("decay**t")
-def not_gathered(decay: Any, t: Any) -> jax.Array:
+def not_gathered(decay: Any, t: Any) -> Any:
     """decay^t: the weight that such an average still lacks."""
     return 1 - correction(decay, t)
 
@@ -143,18 +144,18 @@ def root_mean_square(x: jax.Array) -> jax.Array:
 
 
 @operation("rotations_left.T @ x @ rotations_right")
-def rotate(x: jax.Array, rotations: tuple[jax.Array | None, ...]) -> jax.Array:
+def rotate(x: jax.Array, rotations: tuple[jax.Array | None, ...]) -> Any:
     """x in the basis of the rotations' columns, along every axis."""
     return automatic(functools.partial(_rotate, back=False), x, x, rotations)
 
 
 @operation("rotations_left @ x @ rotations_right.T")
-def rotate_back(x: jax.Array, rotations: tuple[jax.Array | None, ...]) -> jax.Array:
+def rotate_back(x: jax.Array, rotations: tuple[jax.Array | None, ...]) -> Any:
     """x back from the basis of the rotations' columns."""
     return automatic(functools.partial(_rotate, back=True), x, x, rotations)
 
 
-def _rotate(x, rotations, back):
+def _rotate(x: jax.Array, rotations: tuple[jax.Array | None, ...], back: bool) -> jax.Array:
     for axis, q in enumerate(rotations):
         if q is not None:
             q = q if back else q.conj().T
@@ -167,17 +168,19 @@ def _rotate(x, rotations, back):
 Counter: TypeAlias = Any
 
 
-def zeros(params, dtype=None, *, real=False, fill=0.0):
+def zeros(params: Any, dtype: Any = None, *, real: bool = False, fill: Any = 0.0) -> Any:
     """An accumulator for every parameter; real where it holds squares."""
 
-    def leaf(p):
+    def leaf(p: jax.Array) -> jax.Array:
         zero = jnp.full_like(p, fill, dtype=real_dtype(p.dtype) if real else p.dtype)
         return zero if dtype is None else in_precision(zero, dtype)
 
     return jax.tree.map(leaf, params)
 
 
-def accumulate(name, step, updates, old):
+def accumulate(
+    name: str, step: Callable[..., jax.Array], updates: Any, old: Any
+) -> tuple[Any, Any]:
     """Maps `step(g, m)` over gradients and accumulators.
 
     Returns what to pass on, in the precision of g, and what to store, in the
@@ -188,7 +191,7 @@ def accumulate(name, step, updates, old):
             f"{jax.tree.structure(old)}. Make it with init, from these parameters."
         )
 
-    def leaf(g, m):
+    def leaf(g: jax.Array, m: jax.Array) -> jax.Array:
         if g.shape != m.shape:
             raise ValueError(
                 f"{name}: an update has shape {g.shape}, its accumulator {m.shape}. "
@@ -202,6 +205,6 @@ def accumulate(name, step, updates, old):
     return passed, jax.tree.map(lambda n, m: n.astype(m.dtype), new, old)
 
 
-def count_up(count: jax.Array) -> jax.Array:
+def count_up(count: Counter) -> Counter:
     """count + 1, stopping at the largest integer."""
     return optax.safe_increment(count)

@@ -69,7 +69,7 @@ def deal_out(
     return stack[:count]
 
 
-def automatic(function: Callable, like: Any, *arguments: Any) -> Any:
+def automatic(function: Callable[..., Any], like: Any, *arguments: Any) -> Any:
     """function(*arguments), placed by the compiler even where the mesh is explicit.
 
     With explicit axes a sharding is part of an array's type, and a product or a

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jaxprs
 
-from adamw_jax.core.flow import Flow, Formula, Path, Reading, interpret, is_part, opened
+from adamw_jax.core.flow import AFlow, Flow, Formula, Path, Reading, interpret, is_part, opened
 from adamw_jax.core.trees import dtype_of, in_precision, widest
 
 SHAPE = (3,)  # of the array on which an expression is traced
@@ -82,7 +82,8 @@ def plan(tx: Any) -> Plan:
         keys = tuple(_key(node) for node in nodes)
         shapes = [np.shape(x) for node in nodes for x in numbers(node)]
         tx.__dict__["plan"] = Plan(nodes, keys, not any(shapes))
-    return tx.__dict__["plan"]
+    known: Plan = tx.__dict__["plan"]
+    return known
 
 
 def _nodes(tx: Any, path: Path) -> Iterator[Node]:
@@ -146,10 +147,10 @@ class _Same:
     def __init__(self, value: Any):
         self.value = value
 
-    def __eq__(self, other):
+    def __eq__(self, other: Any) -> bool:
         return isinstance(other, _Same) and self.value is other.value
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return id(self.value)
 
 
@@ -204,13 +205,14 @@ class _OnLeaf(Reading):
     def arguments(self, tx: Any, path: Path) -> dict[str, Any]:
         """The arguments of the node at a path, with the numbers that were put in."""
         i = self.nodes[path]
-        return tx.arguments | dict(zip(self.names[i], self.inputs.numbers[i], strict=True))
+        return {**tx.arguments, **dict(zip(self.names[i], self.inputs.numbers[i], strict=True))}
 
-    def flow(self, tx, path):
+    def flow(self, tx: Any, path: Path) -> AFlow:
+        body: Flow = tx.body
         numbers = self.names[self.nodes[path]]
-        return tx.body.rebuilt(self.arguments(tx, path)) if numbers else tx.body.flow
+        return body.rebuilt(self.arguments(tx, path)) if numbers else body.flow
 
-    def piece(self, tx, u, path):
+    def piece(self, tx: Any, u: Any, path: Path) -> Any:
         i, body, name = self.pieces[path], tx.body, tx.factory.__name__
         old, inputs = self.inputs.fields[i], self.inputs
         finer = widest(u.dtype, *(x.dtype for x in old.values()))
@@ -264,7 +266,7 @@ class _Step(NamedTuple):
     """One operation; of a leaf, or of numbers alone."""
 
     primitive: Any
-    inputs: tuple
+    inputs: tuple[Any, ...]
     outputs: tuple[_Slot, ...]
     params: Mapping[str, Any]
 
@@ -319,7 +321,7 @@ class Program:
         self.slots += 1
         return _Slot(self.slots, variable.aval.shape, variable.aval.dtype)
 
-    def _inlined(self, jaxpr: Any, constants: Sequence, inputs: Sequence) -> list:
+    def _inlined(self, jaxpr: Any, constants: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
         """Appends the steps of a traced function, and of those it calls; returns its outputs."""
         names = dict(zip(jaxpr.invars, inputs, strict=True))
         for variable, value in zip(jaxpr.constvars, constants, strict=True):
@@ -348,7 +350,7 @@ class Program:
                 wanted |= {x for x in step.inputs if isinstance(x, _Slot)}
         return kept[::-1]
 
-    def _run(self, env: dict, leaf: bool, shape: tuple[int, ...]) -> None:
+    def _run(self, env: dict[_Slot, Any], leaf: bool, shape: tuple[int, ...]) -> None:
         read = lambda x: env[x] if isinstance(x, _Slot) else x
         for step in self.steps:
             if step.leaf is not leaf:
@@ -361,14 +363,14 @@ class Program:
                 out = out if step.primitive.multiple_results else [out]
             env.update(zip(step.outputs, out, strict=True))
 
-    def _scalars(self, numbers: list) -> tuple[list, Any]:
+    def _scalars(self, numbers: list[Any]) -> tuple[list[Any], Any]:
         mine = [x for x in self.inputs if not x.leaf]
         env = self.constants | dict(zip(mine, map(_as, numbers, mine), strict=True))
         self._run(env, False, ())
         shared = [env[x] if isinstance(x, _Slot) else jnp.asarray(x) for x in self.of_tree]
         return [env[x] for x in self.handed], self.sharedef.unflatten(shared)
 
-    def _leaf(self, handed: list, given: list) -> list:
+    def _leaf(self, handed: list[Any], given: list[Any]) -> list[Any]:
         mine, shape = [x for x in self.inputs if x.leaf], given[0].shape
         env = self.constants | dict(zip(self.handed, handed, strict=True))
         env |= dict(zip(mine, given, strict=True))
@@ -393,7 +395,7 @@ def _expect_elementwise(step: _Step) -> _Step:
     return step
 
 
-_programs: collections.OrderedDict = collections.OrderedDict()
+_programs: collections.OrderedDict[Any, Program | None] = collections.OrderedDict()
 KEPT = 64  # programs that are kept when no optimizer is left that made them
 
 
@@ -407,7 +409,8 @@ def program(tx: Any, like: Inputs) -> Program | None:
     leaves, treedef = jax.tree.flatten((like.u, like.theta, like.fields))
     dtypes = tuple(map(dtype_of, leaves))
     kinds = tuple(isinstance(x, complex) for x in jax.tree.leaves(like.numbers))
-    key = known.key, dtypes, treedef, kinds, jax.config.jax_enable_x64
+    wide = jax.config.jax_enable_x64  # type: ignore[attr-defined]  # set when JAX starts
+    key = known.key, dtypes, treedef, kinds, wide
     if key not in _programs:
         try:
             _programs[key] = Program(tx, like)

@@ -7,20 +7,37 @@ them all.
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import optax
 
 from adamw_jax.core import trees
-from adamw_jax.core.flow import Owners, Reading, Value, interpret, slots
-from adamw_jax.core.transformation import combinator, expect_parts, lift, transformation
+from adamw_jax.core.flow import (
+    AFlow,
+    Flow,
+    Owners,
+    Path,
+    Reading,
+    Run,
+    Value,
+    interpret,
+    opened,
+    slots,
+)
+from adamw_jax.core.transformation import (
+    Transformation,
+    combinator,
+    expect_parts,
+    lift,
+    transformation,
+)
 
 Matcher = str | Callable[[str, Any], Any]
 
 
 @combinator
-def masked(tx: optax.GradientTransformation, mask: Any):
+def masked(tx: optax.GradientTransformation, mask: Any) -> AFlow:
     """Applies `tx` to the leaves where `mask` is True; the others pass unchanged.
 
     Args:
@@ -44,7 +61,7 @@ def masked(tx: optax.GradientTransformation, mask: Any):
     expect_parts("masked", {"tx": tx})
     trees.check_mask("masked", mask)
 
-    def of(tree):
+    def of(tree: Any) -> list[str | None]:
         return ["tx" if flag else None for flag in trees.mask_flags("masked", mask, tree)]
 
     return lambda run, u: run.split(u, Owners(of, passes=True, by=mask))
@@ -72,7 +89,7 @@ def routed(
     optional: tuple[str, ...] = (),
     /,
     **branches: optax.GradientTransformation,
-):
+) -> AFlow:
     """`route` written out: one branch a matcher in order, and a last one for the rest.
 
     Args:
@@ -91,7 +108,7 @@ def routed(
     expect_parts("routed", branches)
     names = tuple(branches)
 
-    def check(owners, params):
+    def check(owners: Sequence[str | None], params: Any) -> None:
         for matcher, name in zip(matchers, names, strict=False):
             if owners and name not in owners and name not in optional:
                 paths = [trees.path_text(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
@@ -105,7 +122,7 @@ def routed(
 
 
 @transformation
-def route(rules: Sequence[tuple], default: Any):
+def route(rules: Sequence[tuple[Any, ...]], default: Any) -> Transformation:
     """Sends every leaf to the transformation of the first rule that matches it.
 
     Args:
@@ -142,7 +159,7 @@ def route(rules: Sequence[tuple], default: Any):
     return routed(tuple(matcher for _, matcher, _ in named), **branches)
 
 
-def _sequence(rules: Any) -> Sequence:
+def _sequence(rules: Any) -> Sequence[Any]:
     if not isinstance(rules, list | tuple) or isinstance(rules, optax.GradientTransformation):
         raise TypeError(
             f"route: rules is {rules!r}. Pass a list of (matcher, transformation) pairs."
@@ -199,7 +216,7 @@ def routes(tx: optax.GradientTransformation, params: Any) -> dict[str, str]:
     """
     trees.check_parameters("routes", params)
     seen = Leaves.of(trees.widen(params))  # as init shows them to the rules
-    names = _joined(interpret(lift(tx, "routes"), seen, _Routes())).names
+    names = one_of(interpret(lift(tx, "routes"), seen, _Routes())).names
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return {
         trees.path_text(path): ".".join(names[i]) or "all" for i, (path, _) in enumerate(leaves)
@@ -225,11 +242,11 @@ class Leaves(Value):
         indices = tuple(range(len(jax.tree.leaves(params))))
         return cls(params, indices, dict.fromkeys(indices, ()))
 
-    def each(self, op, values):
+    def each(self, op: Callable[..., Any], values: tuple[Any, ...]) -> Any:
         named = (x for x in values if isinstance(x, Leaves) and any(x.names.values()))
         return next(named, self)
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> "Leaves":
         return self
 
     def chosen(self, flags: list[bool]) -> "Leaves":
@@ -239,20 +256,24 @@ class Leaves(Value):
         return Leaves(trees.select(self.params, flags), indices, names)
 
 
-def _joined(u: Any) -> Leaves:
-    """The leaves of all branches, where they come as a fork."""
-    return next(iter(u.values())).each(None, tuple(u.values())) if isinstance(u, dict) else u
+def one_of(u: Any) -> Leaves:
+    """Of the branches of a fork the first that has taken a route; they are of the same leaves."""
+    if not isinstance(u, dict):
+        return u
+    branches = [one_of(x) for x in u.values()]
+    return next((x for x in branches if any(x.names.values())), branches[0])
 
 
 class _Routes(Reading):
     """The reading by paths: which way every leaf goes."""
 
-    def piece(self, tx, u, path):
-        u = _joined(u)
+    def piece(self, tx: Any, u: Any, path: Path) -> Any:
+        u = one_of(u)
         inner = [interpret(part, u, self, (*path, slot)) for slot, part in slots(tx).items()]
-        return next((x for x in inner if any(x.names.values())), u)
+        return one_of({"": u, **{str(i): one_of(x) for i, x in enumerate(inner)}})
 
-    def split(self, run, u, owners):
+    def split(self, run: Run, u: Any, owners: Owners) -> Any:
+        u = one_of(u)
         if u.settled:
             return u
         found, names = owners.of(u.params), dict(u.names)
@@ -265,3 +286,71 @@ class _Routes(Reading):
         out = Leaves(u.params, u.indices, names)
         out.settled = any(names.values())
         return out
+
+
+# --- one step of the way -----------------------------------------------------------------
+
+
+class Way(NamedTuple):
+    """What of an update goes through a slot.
+
+    Attributes:
+      flags: for every leaf, whether it goes there.
+      whole: whether all that becomes of these leaves has gone there.
+      split: whether leaves are dealt out; route: among slots that take all of them.
+    """
+
+    flags: list[bool]
+    whole: bool
+    split: bool = False
+    route: bool = False
+
+
+def ways(tx: Any, params: Any) -> dict[str, Way]:
+    """What goes through each of the slots of an expression, in the order in which they run.
+
+    A piece that is no combinator shows all to the parts inside it, and returns what
+    the one in slot `tx` makes of it."""
+    tx, everything = opened(tx), [True] * len(jax.tree.leaves(params))
+    if not isinstance(tx.body, Flow):
+        return {slot: Way(everything, slot == "tx") for slot in slots(tx)}
+    reading = _Ways(params)
+    whole = _gone_through(interpret(tx, _Passed(frozenset()), reading))
+    return {slot: way._replace(whole=slot in whole) for slot, way in reading.found.items()}
+
+
+class _Passed(Value):
+    """A value that knows through which slots all of it has gone."""
+
+    def __init__(self, slots: frozenset[str]):
+        self.slots = slots
+
+    def each(self, op, values):
+        return _Passed(frozenset.intersection(*map(_gone_through, values)))
+
+    def __getitem__(self, name):
+        return self
+
+
+def _gone_through(u: Any) -> frozenset[str]:
+    branches = u.values() if isinstance(u, dict) else [u]
+    return frozenset.intersection(*(x.slots for x in branches))
+
+
+class _Ways(Reading):
+    """The reading of one combinator alone: which leaves go through which slot."""
+
+    def __init__(self, params: Any):
+        self.params = params
+        self.found: dict[str, Way] = {}
+
+    def part(self, run, slot, u):
+        self.found[slot] = Way([True] * len(jax.tree.leaves(self.params)), False)
+        return _Passed(_gone_through(u) | {slot})
+
+    def split(self, run, u, owners):
+        found = owners.of(self.params)
+        for slot in run.parts:
+            flags = [owner == slot for owner in found]
+            self.found[slot] = Way(flags, False, split=True, route=not owners.passes)
+        return _Passed(_gone_through(u) | set(run.parts))

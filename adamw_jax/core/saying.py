@@ -60,7 +60,16 @@ def saying(tx: Any) -> Saying | None:
         else:
             by_formula = isinstance(tx.body, Formula)
             tx.__dict__["saying"] = _by_formula(tx) if by_formula else None
-    return tx.__dict__["saying"]
+    known: Saying | None = tx.__dict__["saying"]
+    return known
+
+
+def understood(tx: Any) -> Saying | None:
+    """What a piece says of itself; None also where it says what no reading understands."""
+    try:
+        return saying(tx)
+    except (Branching, ValueError):
+        return None
 
 
 # --- from a formula ----------------------------------------------------------------------
@@ -124,6 +133,7 @@ class _Ordered:
         self.old: dict[str, str] = {}  # how state is called that has been assigned
 
     def of(self, result: ast.expr) -> tuple[list[ast.stmt], ast.expr]:
+        values: dict[int, tuple[str, Any]]
         values = {id(x): (name, x) for name, x in self.fields.items() if _is_formula(x)}
         for node in (n for x in (result, *self.fields.values()) for n in ast.walk(x)):
             if hasattr(node, "called"):
@@ -141,7 +151,9 @@ class _Ordered:
                 self.names[id(value)] = name
         return self.lines, self._written(result)
 
-    def _sorted(self, values: dict, result: ast.expr) -> list[tuple[str, ast.expr]]:
+    def _sorted(
+        self, values: dict[int, tuple[str, ast.expr]], result: ast.expr
+    ) -> list[tuple[str, ast.expr]]:
         """Inner values before outer ones, and what needs no new state before the state."""
         order: list[tuple[str, ast.expr]] = []
         plain = [item for item in self.fields.items() if not _is_formula(item[1])]

@@ -85,7 +85,7 @@ def _swap(tx: Transformation, path: str, piece: Transformation) -> Transformatio
     inner = _swap(slots(tx)[name], path[len(name) + 1 :], piece)
     argument, *_ = name.split(".")
 
-    def replaced(where, leaf):
+    def replaced(where: tuple[Any, ...], leaf: Any) -> Any:
         here = ".".join((argument, *trees.path_names(where)))
         return inner if here == name else leaf
 

@@ -12,7 +12,9 @@ import functools
 import inspect
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Symbol(float):
@@ -20,7 +22,7 @@ class Symbol(float):
 
     formula: ast.expr
 
-    def __new__(cls, value: float, formula: ast.expr):
+    def __new__(cls, value: float, formula: ast.expr) -> Self:
         self = super().__new__(cls, value)
         self.formula = formula
         return self
@@ -33,10 +35,10 @@ class Branching(TypeError):
 class Variable(Symbol):
     """A symbol without a value."""
 
-    def __new__(cls, formula: ast.expr):
+    def __new__(cls, formula: ast.expr) -> Self:
         return super().__new__(cls, float("nan"), formula)
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         raise Branching(
             f"a formula branches on the value of {ast.unparse(self.formula)}, which is only known "
             "when the update runs. Use jnp.where(condition, a, b)."
@@ -60,7 +62,7 @@ def _made(value: float, formula: ast.expr, *parents: Any) -> Symbol:
     return Variable(formula) if unknown else Symbol(value, formula)
 
 
-def _binary(function, sign: ast.operator, left: Any, right: Any) -> Any:
+def _binary(function: Callable[..., Any], sign: ast.operator, left: Any, right: Any) -> Any:
     if not (isinstance(left, float | int) and isinstance(right, float | int)):
         return NotImplemented
     try:
@@ -88,8 +90,8 @@ for _name, _sign in {
     _give(_name, _sign)
 
 
-def _compare(sign: ast.cmpop) -> Callable:
-    def compared(self, other):
+def _compare(sign: ast.cmpop) -> Callable[..., Any]:
+    def compared(self: Variable, other: Any) -> Any:
         if not isinstance(other, float | int):
             return NotImplemented
         return Variable(ast.Compare(self.formula, [sign], [formula_of(other)]))
@@ -108,11 +110,11 @@ for _name, _comparison in {
     setattr(Variable, f"__{_name}__", _compare(_comparison))
 
 
-def _negative(self):
+def _negative(self: Symbol) -> Symbol:
     return _made(-float(self), ast.UnaryOp(ast.USub(), self.formula), self)
 
 
-def _absolute(self):
+def _absolute(self: Symbol) -> Symbol:
     call = ast.Call(ast.Name("abs"), [self.formula], [])
     return _made(abs(float(self)), call, self)
 
@@ -133,7 +135,7 @@ def filled(node: Any, filling: dict[str, ast.expr]) -> Any:
     return type(node)(**{k: filled(v, filling) for k, v in ast.iter_fields(node)})
 
 
-def operation(written: str) -> Callable[[Callable], Callable]:
+def operation(written: str) -> Callable[[F], F]:
     """A function of arrays that can be run on symbols, where it is `written` so.
 
     The text is Python over the function's own parameters: `@operation("sqrt(x)")`.  For a
@@ -141,17 +143,17 @@ def operation(written: str) -> Callable[[Callable], Callable]:
     pattern = ast.parse(written, mode="eval").body
     names = {n.id for n in ast.walk(pattern) if isinstance(n, ast.Name)}
 
-    def decorate(function: Callable) -> Callable:
+    def decorate(function: Any) -> Any:
         signature = inspect.signature(function)
         wanted = {n for n in names for p in signature.parameters if f"{n}_".startswith(f"{p}_")}
 
         @functools.wraps(function)
-        def call(*args, **kwargs):
+        def call(*args: Any, **kwargs: Any) -> Any:
             if not any(_is_symbolic(x) for x in (*args, *kwargs.values())):
                 return function(*args, **kwargs)
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
-            filling = {}
+            filling: dict[str, ast.expr] = {}
             for name, value in bound.arguments.items():
                 items = value.items() if isinstance(value, dict) else ()
                 filling |= {f"{name}_{k}": formula_of(x) for k, x in items}

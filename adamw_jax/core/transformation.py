@@ -15,17 +15,20 @@ import functools
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, ParamSpec, overload
+from typing import Any, NamedTuple, ParamSpec, Self, overload
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from adamw_jax.core import trees
-from adamw_jax.core.expression import Expression, call_with, is_node, remember
+from adamw_jax.core.expression import Expression, Factory, call_with, is_node, remember
 from adamw_jax.core.flow import (
+    AFlow,
+    AFormula,
     Flow,
     Formula,
+    PerTree,
     check_flow,
     kinds,
     opened,
@@ -53,14 +56,18 @@ class Transformation(Expression, optax.GradientTransformationExtraArgs):
       True
     """
 
-    def __new__(cls, factory: Callable, arguments: Mapping[str, Any]):
+    # Optax has no types; these are what a type checker knows of the pair.
+    init: Callable[[Any], Any]
+    update: Callable[..., tuple[Any, Any]]
+
+    def __new__(cls, factory: Any, arguments: Mapping[str, Any]) -> Self:
         name = getattr(factory, "__name__", "")
 
-        def init(params):
+        def init(params: Any) -> Any:
             trees.check_parameters(name, params)
             return init_part(self, trees.widen(params))
 
-        def update(updates, state, params=None, **extra):
+        def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
             if self.consumes != "fork":
                 trees.check_updates(name, updates, params)
             widened = trees.widen(updates), state, trees.widen(params)
@@ -68,22 +75,22 @@ class Transformation(Expression, optax.GradientTransformationExtraArgs):
             trees.check_not_grown(name, out, updates)
             return trees.narrow(out, updates), state
 
-        self = super().__new__(cls, init, update)
+        self: Self = super().__new__(cls, init, update)
         self.factory = factory
         self.arguments = arguments
         return self
 
-    def __init__(self, factory, arguments):
+    def __init__(self, factory: Any, arguments: Mapping[str, Any]) -> None:
         pass  # a tuple is made in __new__
 
     @staticmethod
-    def prepare(value):
+    def prepare(value: Any) -> Any:
         """Every foreign gradient transformation inside an argument, lifted."""
         foreign_or_node = lambda x: is_node(x) or isinstance(x, optax.GradientTransformation)
         lifted = lambda x: lift(x) if isinstance(x, optax.GradientTransformation) else x
         return jax.tree.map(lifted, value, is_leaf=foreign_or_node)
 
-    def _check_body(self, built):
+    def _check_body(self, built: Any) -> None:
         name = self.factory.__name__
         if not isinstance(built, optax.GradientTransformation):
             raise TypeError(
@@ -140,7 +147,7 @@ class Transformation(Expression, optax.GradientTransformationExtraArgs):
         return self.leafwise and self.consumes == self.produces == "tree"
 
 
-def keywords_of(update: Callable) -> list[str]:
+def keywords_of(update: Callable[..., Any]) -> list[str]:
     """The extra arguments that an update names."""
     try:
         parameters = inspect.signature(update).parameters.values()
@@ -152,7 +159,7 @@ def keywords_of(update: Callable) -> list[str]:
 @overload
 def transformation(
     function: Callable[P, optax.GradientTransformation],
-) -> Callable[P, Transformation]: ...
+) -> Factory[P, Transformation]: ...
 
 
 @overload
@@ -163,21 +170,21 @@ def transformation(
     produces: Kind = "tree",
     equation: Equation | None = None,
     traits: tuple[str, ...] = (),
-    now: Callable | None = None,
-    eval_params: Callable | None = None,
-) -> Callable[[Callable[P, optax.GradientTransformation]], Callable[P, Transformation]]: ...
+    now: Callable[..., Any] | None = None,
+    eval_params: Callable[..., Any] | None = None,
+) -> Callable[[Callable[P, optax.GradientTransformation]], Factory[P, Transformation]]: ...
 
 
 def transformation(
-    function: Callable | None = None,
+    function: Callable[..., Any] | None = None,
     *,
     leafwise: bool = False,
     consumes: Kind = "tree",
     produces: Kind = "tree",
     equation: Equation | None = None,
     traits: tuple[str, ...] = (),
-    now: Callable | None = None,
-    eval_params: Callable | None = None,
+    now: Callable[..., Any] | None = None,
+    eval_params: Callable[..., Any] | None = None,
 ) -> Any:
     """Makes a factory's transformations remember the call that built them.
 
@@ -242,7 +249,7 @@ def transformation(
 
 
 @transformation
-def foreign(transform):
+def foreign(transform: optax.GradientTransformation) -> optax.GradientTransformation:
     """A gradient transformation from elsewhere, opaque and compared by identity."""
     return transform
 
@@ -262,7 +269,7 @@ def lift(tx: optax.GradientTransformation, by: str = "lift") -> Transformation:
 # --- combinators -------------------------------------------------------------------------
 
 
-def combinator(function: Callable[P, Callable]) -> Callable[P, Transformation]:
+def combinator(function: Callable[P, AFlow | Transformation]) -> Factory[P, Transformation]:
     """Makes a combinator of a factory that returns a flow.
 
     The factory's arguments that are transformations are its slots; all others are
@@ -298,7 +305,7 @@ def combinator(function: Callable[P, Callable]) -> Callable[P, Transformation]:
     name, signature = function.__name__, inspect.signature(function)
 
     @functools.wraps(function)
-    def build(*args, **kwargs):
+    def build(*args: P.args, **kwargs: P.kwargs) -> Flow | Transformation:
         arguments = _arguments(signature, args, kwargs)
         parts = parts_among(arguments)
         expect_parts(name, parts)
@@ -332,7 +339,9 @@ _DECLARED: dict[str, Any] = {
 }
 
 
-def _arguments(signature: inspect.Signature, args: tuple, kwargs: dict) -> dict[str, Any]:
+def _arguments(
+    signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
     """The arguments of a call by name, as `Expression.arguments` has them."""
     bound = signature.bind(*args, **kwargs)
     bound.apply_defaults()
@@ -363,8 +372,26 @@ def expect_parts(name: str, stages: Mapping[str, Any]) -> None:
 # --- elementwise pieces ------------------------------------------------------------------
 
 
+@overload
 def elementwise(
-    function: Callable | None = None, /, *, traits: tuple[str, ...] = (), **starts: Any
+    function: Callable[P, AFormula | Transformation], /
+) -> Factory[P, Transformation]: ...
+
+
+@overload
+def elementwise(
+    *,
+    traits: tuple[str, ...] = (),
+    **starts: float | str | PerTree,
+) -> Callable[[Callable[P, AFormula | Transformation]], Factory[P, Transformation]]: ...
+
+
+def elementwise(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    traits: tuple[str, ...] = (),
+    **starts: Any,
 ) -> Any:
     """Makes an elementwise piece of a factory that returns a formula.
 
@@ -415,14 +442,14 @@ def elementwise(
     State: Any = _state_class(function, starts)
 
     @functools.wraps(function)
-    def build(*args, **kwargs):
+    def build(*args: Any, **kwargs: Any) -> Formula | Transformation:
         formula = function(*args, **kwargs)
         if isinstance(formula, Transformation):
             return formula
         reads = _reads(name, formula, starts)
         arguments = _arguments(signature, args, kwargs)
         timed = any(callable(x) and hasattr(x, "peak") for x in arguments.values())
-        body = Formula(
+        body: Formula = Formula(
             lambda params: init_formula(body, params),
             lambda u, state, params=None: update_formula(
                 Transformation(factory, arguments), u, state, params
@@ -436,7 +463,7 @@ def elementwise(
         return body
 
     declared = _DECLARED | {"leafwise": True, "traits": traits}
-    factory = remember(build, Transformation, **declared)
+    factory: Any = remember(build, Transformation, **declared)
     factory.State = State
     return factory
 
@@ -459,16 +486,17 @@ def _reads(name: str, formula: Any, starts: Mapping[str, Any]) -> tuple[str, ...
     return tuple(rest)
 
 
-def _state_class(function: Callable, starts: Mapping[str, Any]) -> Callable[[bool], type | None]:
+def _state_class(function: Callable[..., Any], starts: Mapping[str, Any]) -> Callable[[bool], Any]:
     """The class of a piece's state, with and without a count; pickled by the piece's name."""
     word = "".join(x.capitalize() for x in function.__name__.split("_")) + "State"
 
     @functools.cache
-    def state_class(counts: bool) -> type | None:
+    def state_class(counts: bool) -> Any:
         fields = ["count"] * counts + list(starts)
         if not fields:
             return None
-        made: Any = NamedTuple(word, [(field, Any) for field in fields])  # type: ignore[misc]
+        named_tuple: Any = NamedTuple  # to a type checker its fields are written out
+        made = named_tuple(word, [(field, Any) for field in fields])
         made.__module__ = function.__module__
         made.starts = tuple(starts.values())
         where = function.__module__, function.__qualname__, counts
@@ -478,7 +506,7 @@ def _state_class(function: Callable, starts: Mapping[str, Any]) -> Callable[[boo
     return state_class
 
 
-def _state_again(module: str, name: str, counts: bool, fields: tuple) -> Any:
+def _state_again(module: str, name: str, counts: bool, fields: tuple[Any, ...]) -> Any:
     piece: Any = importlib.import_module(module)
     for word in name.split("."):
         piece = getattr(piece, word)
@@ -501,7 +529,7 @@ def _real_where_it_can_be(body: Formula, dtype: Any) -> dict[str, Any]:
     fields = {k: trees.real_dtype(dtype) for k in body.starts}
     numbers = {"t": 1.0, "theta": one(dtype)}
 
-    def new(u, known):
+    def new(u: Any, known: Mapping[str, Any]) -> Any:
         given = body.rebuilt({k: 0.5 if callable(x) else x for k, x in body.arguments.items()})
         return given(u, **{k: known[k] for k in body.reads})[1]
 

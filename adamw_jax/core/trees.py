@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 
-def path_names(path: tuple) -> tuple[str, ...]:
+def path_names(path: tuple[Any, ...]) -> tuple[str, ...]:
     """The names along a tree path.  Flax boxes parameters at `init` only, so a
     trailing `.value` is dropped: both calls then see the same path."""
     if path and path[-1] == jax.tree_util.GetAttrKey("value"):
@@ -21,7 +21,7 @@ def path_names(path: tuple) -> tuple[str, ...]:
     )
 
 
-def path_text(path: tuple) -> str:
+def path_text(path: tuple[Any, ...]) -> str:
     """A tree path as one string, `layer/kernel`; a bare leaf is called "(root)"."""
     return "/".join(path_names(path)) or "(root)"
 
@@ -73,7 +73,7 @@ def kept(tree: Any, old: Any) -> Any:
     copies in a pass over memory of its own; what it thinks is computed it writes
     together with the other results."""
 
-    def leaf(x, y):
+    def leaf(x: jax.Array, y: jax.Array) -> jax.Array:
         x = in_precision(x, y.dtype)
         return jnp.where(jnp.real(x) > jnp.inf, y, x)
 
@@ -83,7 +83,7 @@ def kept(tree: Any, old: Any) -> Any:
 def widen(tree: Any) -> Any:
     """The tree with 16-bit (and smaller) floats as float32."""
 
-    def leaf(x):
+    def leaf(x: Any) -> Any:
         dtype = dtype_of(x)
         if jnp.finfo(dtype).bits >= 32:
             return x if isinstance(x, jax.Array | jax.ShapeDtypeStruct) else jnp.asarray(x)
@@ -117,7 +117,7 @@ def check_parameters(function: str, params: Any) -> None:
         _check_inexact(function, "parameter", path, leaf)
 
 
-def _check_inexact(function: str, what: str, path: tuple, leaf: Any) -> None:
+def _check_inexact(function: str, what: str, path: tuple[Any, ...], leaf: Any) -> None:
     try:
         dtype = dtype_of(leaf)
     except TypeError:
@@ -189,12 +189,12 @@ def check_not_grown(function: str, new: Any, updates: Any) -> None:
 
 def is_key(x: Any) -> bool:
     """Whether an array holds typed PRNG keys."""
-    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return hasattr(x, "dtype") and bool(jnp.issubdtype(x.dtype, jax.dtypes.prng_key))
 
 
 def is_bare(tree: Any) -> bool:
     """Whether a tree is one leaf, or has none: there is nothing to deal out."""
-    return jax.tree.structure(tree).num_leaves == 0 or jax.tree_util.all_leaves([tree])
+    return jax.tree.structure(tree).num_leaves == 0 or bool(jax.tree_util.all_leaves([tree]))
 
 
 def update_each_leaf(tx: Any, update_leaf: Any, updates: Any, state: Any, params: Any) -> Any:

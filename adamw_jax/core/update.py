@@ -10,8 +10,10 @@ transformation of another library) is run as Python, at every step.
 """
 
 import collections
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -25,6 +27,7 @@ from adamw_jax.core.flow import (
     Flow,
     Formula,
     Owners,
+    Path,
     PerTree,
     Reading,
     Run,
@@ -57,26 +60,42 @@ class _Params(Value):
     def __init__(self, params: Any):
         self.params = params
 
-    def each(self, op, values):
+    def each(self, op: Callable[..., Any], values: tuple[Any, ...]) -> Any:
         return self
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> Any:
         return self
+
+
+_lenient = contextvars.ContextVar("lenient", default=False)
+
+
+@contextlib.contextmanager
+def lenient() -> Iterator[None]:
+    """Within it `init` does not mind leaves that are dealt out in a way nobody meant.
+
+    A context, since parts are also begun by pieces that hold them."""
+    token = _lenient.set(True)
+    try:
+        yield
+    finally:
+        _lenient.reset(token)
 
 
 class _Init(Reading):
     """The reading that makes the state of every slot."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.new: dict[str, Any] = {}
 
-    def part(self, run, slot, u):
+    def part(self, run: Run, slot: str, u: Any) -> Any:
         self.new[slot] = init_part(run.parts[slot], u.params)
         return u
 
-    def split(self, run, u, owners):
+    def split(self, run: Run, u: Any, owners: Owners) -> Any:
         found = owners.of(u.params)
-        owners.check(found, u.params)
+        if not _lenient.get():
+            owners.check(found, u.params)
         for slot, part in run.parts.items():
             own = trees.select(u.params, [owner == slot for owner in found])
             self.new[slot] = init_part(part, own)
@@ -121,9 +140,26 @@ def _filled(body: Formula, field: str, value: Any, p: Any) -> jax.Array:
 # --- update --------------------------------------------------------------------------------
 
 
-def update_part(tx: Any, updates: Any, state: Any, params: Any = None, extra: Mapping = {}):
+def update_part(
+    tx: Any, updates: Any, state: Any, params: Any = None, extra: Mapping[str, Any] = {}
+) -> Any:
     """One update of a part inside a larger expression: no checks, no casts."""
     tx = opened(tx)
+    if isinstance(tx.body, Flow | Formula):
+        return _update_opened(tx, updates, state, params, extra)
+    like = updates if params is None else params
+    if type(state) in (dict, list):
+        state = _meant(tx, state, like)
+    try:
+        return _update_opened(tx, updates, state, params, extra)
+    except (AttributeError, TypeError, ValueError):
+        meant = _rehung(tx, state, like)
+        if meant is None:
+            raise
+    return _update_opened(tx, updates, meant, params, extra)
+
+
+def _update_opened(tx: Any, updates: Any, state: Any, params: Any, extra: Mapping) -> Any:
     if is_elementwise(tx) and tx.consumes == tx.produces == "tree":
         return _update_elementwise(tx, updates, state, params)
     eager = not is_traced((tx, updates, state, params, extra))
@@ -144,14 +180,15 @@ def is_traced(tree: Any) -> bool:
     return any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(tree))
 
 
-def holds_python(tx: Any, extra: Mapping = {}) -> bool:
+def holds_python(tx: Any, extra: Mapping[str, Any] = {}) -> bool:
     """Whether an expression holds Python that is to be run at every update: a function in the
     place of a schedule, a transformation of another library; or an extra argument is such."""
     if not all(_is_arraylike(x) for x in jax.tree.leaves(dict(extra))):
         return True
     if "python" not in tx.__dict__:
         tx.__dict__["python"] = _holds_python(tx)
-    return tx.__dict__["python"]
+    known: bool = tx.__dict__["python"]
+    return known
 
 
 def _holds_python(tx: Any) -> bool:
@@ -170,7 +207,7 @@ def _is_arraylike(x: Any) -> bool:
     return isinstance(x, jax.Array | np.ndarray | np.generic | int | float | complex)
 
 
-def _update_whole(tx: Any, updates: Any, state: Any, params: Any, extra: Mapping) -> Any:
+def _update_whole(tx: Any, updates: Any, state: Any, params: Any, extra: Mapping[str, Any]) -> Any:
     """What the body of a piece or a combinator says."""
     if isinstance(tx.body, Flow):
         reading = _Update(tx, state, params, extra)
@@ -179,7 +216,9 @@ def _update_whole(tx: Any, updates: Any, state: Any, params: Any, extra: Mapping
     return optax.with_extra_args_support(tx.body).update(updates, state, params, **extra)
 
 
-def update_flow(tx: Any, updates: Any, state: Any, params: Any = None, extra: Mapping = {}) -> Any:
+def update_flow(
+    tx: Any, updates: Any, state: Any, params: Any = None, extra: Mapping[str, Any] = {}
+) -> Any:
     """The update of one combinator by itself."""
     return _update_whole(tx, updates, state, params, extra)
 
@@ -187,13 +226,13 @@ def update_flow(tx: Any, updates: Any, state: Any, params: Any = None, extra: Ma
 class _Update(Reading):
     """The reading by trees of arrays: every slot has a state, and leaves a new one."""
 
-    def __init__(self, tx: Any, state: Any, params: Any, extra: Mapping):
+    def __init__(self, tx: Any, state: Any, params: Any, extra: Mapping[str, Any]):
         name, body = tx.factory.__name__, tx.body
         self.states = states_of(name, tuple(body.parts), state, listed=body.listed)
         self.params, self.extra = params, extra
         self.new: dict[str, Any] = {}
 
-    def part(self, run, slot, u):
+    def part(self, run: Run, slot: str, u: Any) -> Any:
         part, state = run.parts[slot], self.states[slot]
         out, self.new[slot] = update_part(part, u, state, self.params, self.extra)
         return out
@@ -213,10 +252,12 @@ class _Update(Reading):
         return u
 
 
-def _of_selected(few: Any, params: Any, flags: list[bool], function: Callable) -> Callable:
+def _of_selected(
+    few: Any, params: Any, flags: list[bool], function: Callable[..., Any]
+) -> Callable[..., Any]:
     """A function of all parameters (a loss) as one of the selected, the others fixed."""
 
-    def whole(x):
+    def whole(x: Any) -> Any:
         alike = jax.tree.structure(x) == jax.tree.structure(few)
         return trees.put_back(x, params, flags) if alike else x
 
@@ -224,13 +265,13 @@ def _of_selected(few: Any, params: Any, flags: list[bool], function: Callable) -
 
 
 @jax.jit
-def _update_leaf(tx, update, state, param):
+def _update_leaf(tx: Any, update: Any, state: Any, param: Any) -> Any:
     # A leaf is a tree of its own: the same code serves, and JAX keeps one trace per shape.
     return _update_whole(tx, update, state, param, {})
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(structure: Any) -> Callable:
+def _compiled(structure: Any) -> Callable[..., Any]:
     """A compiled update for each kind of expression, forgotten when others have come."""
     return jax.jit(_update_whole)
 
@@ -255,16 +296,17 @@ class _Dealt:
         self.fields: list[list[str]] = []  # of every piece, as JAX sorts them
         self.columns: list[list[Any]] = []
         self.treedef = jax.tree.structure(updates)
-        for node, own in zip(self.pieces, self.states, strict=True):
+        for i, (node, own) in enumerate(zip(self.pieces, self.states, strict=True)):
             body, name = node.tx.body, node.tx.factory.__name__
             if body.State is not None:
+                own = self.states[i] = _named(body.State, own)
                 expect_state(name, body.State, own)
             self.counts.append(own.count if body.counts else None)
             alone = {k for k, start in body.starts.items() if isinstance(start, PerTree)}
             self.shared.append({k: getattr(own, k) for k in body.starts if k in alone})
             self.fields.append(sorted(set(body.starts) - alone))
             for field in self.fields[-1]:
-                tree = getattr(own, field)
+                tree = _hung_as(updates, getattr(own, field))
                 _expect_alike(name, updates, tree, self.treedef)
                 self.columns.append(jax.tree.leaves(tree))
 
@@ -272,7 +314,7 @@ class _Dealt:
         column = iter(self.columns)
         return [{k: next(column)[i] for k in fields} for fields in self.fields]
 
-    def gathered(self, columns: list[list], counts: list, shared: list) -> Any:
+    def gathered(self, columns: list[list[Any]], counts: list[Any], shared: list[Any]) -> Any:
         """The state with new columns, counts and numbers."""
         column, new = iter(columns), {}
         for i, node in enumerate(self.pieces):
@@ -295,7 +337,7 @@ def _state_at(tx: Any, state: Any, path: tuple[str, ...]) -> Any:
     return state
 
 
-def _assembled(tx: Any, states: Mapping[tuple, Any], path: tuple[str, ...]) -> Any:
+def _assembled(tx: Any, states: Mapping[Path, Any], path: Path) -> Any:
     tx = opened(tx)
     if not isinstance(tx.body, Flow):
         return states[path]
@@ -344,7 +386,7 @@ def _update_elementwise(tx: Any, updates: Any, state: Any, params: Any) -> tuple
 _next = jax.jit(count_up)
 
 
-def _numbers(nodes: tuple[Node, ...], counts: list) -> list[list]:
+def _numbers(nodes: tuple[Node, ...], counts: list[Any]) -> list[list[Any]]:
     """The numbers of every node, and the values of its schedules at this update."""
     count, found = iter(counts), []
     for node in nodes:
@@ -353,7 +395,7 @@ def _numbers(nodes: tuple[Node, ...], counts: list) -> list[list]:
     return found
 
 
-def _value(schedule: Callable, count: jax.Array) -> Any:
+def _value(schedule: Callable[..., Any], count: Any) -> Any:
     """A schedule at this update; as Python, if it is a function of the user's."""
     return _value_compiled(schedule, count) if is_data(schedule) else schedule(count)
 
@@ -361,7 +403,9 @@ def _value(schedule: Callable, count: jax.Array) -> Any:
 _value_compiled = jax.jit(lambda schedule, count: schedule(count))
 
 
-def _each_leaf(tx: Any, tree: Inputs, dealt: _Dealt, leaves: list, thetas: list, traced: bool):
+def _each_leaf(
+    tx: Any, tree: Inputs, dealt: _Dealt, leaves: list[Any], thetas: list[Any], traced: bool
+) -> tuple[list[Any], Any]:
     """The update and the fields of every leaf, and the state of the tree."""
     given = [
         [x for x in mine if x is not None]
@@ -371,8 +415,8 @@ def _each_leaf(tx: Any, tree: Inputs, dealt: _Dealt, leaves: list, thetas: list,
     often = collections.Counter(kinds)
     of_tree = jax.tree.leaves((tree.numbers, tree.t, tree.shared))
     tree_placed = any(_is_placed(x) for x in of_tree if isinstance(x, jax.Array))
-    programs: dict[Any, tuple] = {}  # by dtypes: a program, and what the tree gives it
-    done: list[list] = []
+    programs: dict[Any, tuple[Any, Any]] = {}  # by dtypes: a program, and what the tree gives it
+    done: list[list[Any]] = []
     shared = None
     for i, (mine, kind) in enumerate(zip(given, kinds, strict=True)):
         which = kind[1:], any(map(_is_placed, mine)) or tree_placed
@@ -418,17 +462,55 @@ def _as_arrays(inputs: Inputs) -> Inputs:
 # --- states --------------------------------------------------------------------------------
 
 
-def states_of(function: str, names: tuple[str, ...], state: Any, *, listed: bool = False) -> dict:
+def states_of(
+    function: str, names: tuple[str, ...], state: Any, *, listed: bool = False
+) -> dict[str, Any]:
     """The state of each part by its name; raises where the state is another optimizer's."""
     try:
         if listed and not isinstance(state, dict):
             return dict(zip(names, state, strict=True))
-        if not listed and len(state) == len(names):
+        if (not listed or isinstance(state, dict)) and len(state) == len(names):
             return {name: state[name] for name in names}
     except (KeyError, TypeError, ValueError):
         pass
     wanted = f"{len(names)} states in order" if listed else f"the states of {', '.join(names)}"
     raise _of_another(function, state, wanted)
+
+
+def _named(kind: Any, state: Any) -> Any:
+    """A state that was restored as a dict of its fields, as the named tuple that it was."""
+    raw = isinstance(state, dict) and set(state) == set(kind._fields)
+    return kind(**state) if raw else state
+
+
+def _hung_as(like: Any, tree: Any) -> Any:
+    """A tree in the containers of another with the same names, where it was restored in lists
+    and dicts; else as it is."""
+    if jax.tree.structure(tree) == jax.tree.structure(like):
+        return tree
+    given = {trees.path_names(p): x for p, x in jax.tree_util.tree_leaves_with_path(tree)}
+    names = [trees.path_names(p) for p, _ in jax.tree_util.tree_leaves_with_path(like)]
+    if set(names) != set(given):
+        return tree
+    return jax.tree.unflatten(jax.tree.structure(like), [given[name] for name in names])
+
+
+def _meant(tx: Any, state: Any, params: Any) -> Any:
+    """What the state of a piece was before it was restored as dicts and lists."""
+    like = jax.eval_shape(tx.body.init, params)
+    meant = _hung_as(like, state)
+    if jax.tree.structure(meant) != jax.tree.structure(like):
+        raise _of_another(tx.factory.__name__, state, f"a {type(like).__name__}")
+    return meant
+
+
+def _rehung(tx: Any, state: Any, params: Any) -> Any:
+    """The state of a piece that could not use it, if it only has lists for tuples; else None."""
+    try:
+        meant = _hung_as(jax.eval_shape(tx.body.init, params), state)
+    except Exception:  # what the piece said of the state is the better error
+        return None
+    return None if meant is state else meant
 
 
 def expect_state(function: str, kind: Any, state: Any) -> None:
@@ -440,8 +522,8 @@ def expect_state(function: str, kind: Any, state: Any) -> None:
 def _of_another(function: str, state: Any, wanted: str) -> ValueError:
     return ValueError(
         f"{function}: the state is {_outline(state)}, not {wanted}: it belongs to another "
-        "optimizer. Pass what init or the last update of this one returned; transplant carries "
-        "a state over."
+        "optimizer. Pass what init or the last update of this one returned; restore reads a "
+        "checkpoint, transplant carries a state over."
     )
 
 

@@ -20,7 +20,7 @@ class TimedState(NamedTuple):
 
 
 @transformation(leafwise=True, equation="tx(u, t=t - steps) if t > steps else 0")
-def delay(tx: optax.GradientTransformation, steps: Count = 1):
+def delay(tx: optax.GradientTransformation, steps: Count = 1) -> optax.GradientTransformation:
     """u -> 0 for the first `steps` updates, then tx(u), which has seen nothing before.
 
     Args:
@@ -38,10 +38,12 @@ def delay(tx: optax.GradientTransformation, steps: Count = 1):
     """
     expect_parts("delay", {"tx": tx})
 
-    def init(params):
+    def init(params: Any) -> TimedState:
         return TimedState(jnp.zeros((), jnp.int32), init_part(tx, params))
 
-    def update(updates, state, params=None, **extra):
+    def update(
+        updates: Any, state: TimedState, params: Any = None, **extra: Any
+    ) -> tuple[Any, TimedState]:
         expect_state("delay", TimedState, state)
         begun = state.count >= steps
         out, new = update_part(tx, updates, state.tx, params, extra)
@@ -52,14 +54,16 @@ def delay(tx: optax.GradientTransformation, steps: Count = 1):
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _now(arguments: Mapping[str, Any], value: Callable) -> dict[str, Transformation]:
+def _now(arguments: Mapping[str, Any], value: Callable[..., Any]) -> dict[str, Transformation]:
     """The part of `scheduled` with its hyperparameters as they are at an update."""
     given = {k: value(k, x) for k, x in arguments.items() if k not in ("tx", "path")}
     return {"tx": replace(arguments["tx"], arguments["path"], **given)}
 
 
 @transformation(equation="tx(u)", now=_now)
-def scheduled(tx: optax.GradientTransformation, path: str = "", /, **schedules: Callable):
+def scheduled(
+    tx: optax.GradientTransformation, path: str = "", /, **schedules: Callable[..., Any]
+) -> optax.GradientTransformation:
     """Lets hyperparameters of any part follow a schedule.
 
     An expression is data, so this is no more than `replace(tx, path,
@@ -96,10 +100,12 @@ def scheduled(tx: optax.GradientTransformation, path: str = "", /, **schedules: 
     # What stands around the part may not outlive the change: now, not at the first step.
     replace(tx, path, **{name: numbers[name] for name in schedules})
 
-    def init(params):
+    def init(params: Any) -> TimedState:
         return TimedState(jnp.zeros((), jnp.int32), init_part(tx, params))
 
-    def update(updates, state, params=None, **extra):
+    def update(
+        updates: Any, state: TimedState, params: Any = None, **extra: Any
+    ) -> tuple[Any, TimedState]:
         expect_state("scheduled", TimedState, state)
         now = _now({"tx": tx, "path": path, **schedules}, lambda name, at: at(state.count))
         out, new = update_part(now["tx"], updates, state.tx, params, extra)

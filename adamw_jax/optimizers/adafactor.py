@@ -4,7 +4,7 @@ from typing import Any
 
 from adamw_jax.core.combinators import chain, precondition
 from adamw_jax.core.domains import Decay, LearningRate, NonNegative, Positive
-from adamw_jax.core.transformation import transformation
+from adamw_jax.core.transformation import Transformation, transformation
 from adamw_jax.pieces.bias_correction import bias_correction
 from adamw_jax.pieces.clipping import clip_by_rms
 from adamw_jax.pieces.factored_moments import Blocks, block_second_moment, factored_second_moment
@@ -24,7 +24,7 @@ def adafactor(
     eps_root: NonNegative = 1e-30,
     minimum_scale: NonNegative = 1e-3,
     threshold: Positive = 1.0,
-):
+) -> Transformation:
     """Steps relative to RMS(θ), from a second moment kept as rows and columns.
 
     θ <- θ - ρ max(minimum, RMS(θ)) u / max(1, RMS(u)) - ρ λθ,  u = g / √v
@@ -69,7 +69,7 @@ def adam_mini(
     mask: Any = None,
     *,
     blocks: Blocks | None = None,
-):
+) -> Transformation:
     """AdamW with one second moment for each neuron instead of each weight.
 
     Args:

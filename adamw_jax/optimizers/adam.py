@@ -7,7 +7,7 @@ from typing import Any
 
 from adamw_jax.core.combinators import chain
 from adamw_jax.core.domains import Decay, LearningRate, NonNegative
-from adamw_jax.core.transformation import transformation
+from adamw_jax.core.transformation import Transformation, transformation
 from adamw_jax.pieces.bias_correction import bias_correction
 from adamw_jax.pieces.rms import average, scale_by_rms
 from adamw_jax.pieces.scaling import scale_by_learning_rate
@@ -16,7 +16,7 @@ from adamw_jax.schedules import relative
 
 
 @transformation
-def scale_by_adam(b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8):
+def scale_by_adam(b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8) -> Transformation:
     """g -> m̂ / (√v̂ + eps): Adam's direction.
 
     Args:
@@ -42,7 +42,9 @@ def scale_by_adam(b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8):
 
 
 @transformation
-def adam(learning_rate: LearningRate, b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8):
+def adam(
+    learning_rate: LearningRate, b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8
+) -> Transformation:
     """θ <- θ - lr m̂ / (√v̂ + eps).
 
     m <- b1 m + (1 - b1) g,   m̂ = m / (1 - b1^t)
@@ -77,7 +79,7 @@ def adam_l2(
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 1e-2,
     mask: Any = None,
-):
+) -> Transformation:
     """Adam on g + λθ: the penalty enters both moments.
 
     Args:
@@ -112,7 +114,7 @@ def adamw(
     mask: Any = None,
     *,
     coupling: str = "lr",
-):
+) -> Transformation:
     """θ <- θ - lr (m̂ / (√v̂ + eps) + λθ), or with s λθ in place of lr λθ.
 
     Args:

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import jax
+
 from adamw_jax.core.combinators import chain, fork, join, merge, pick, precondition
 from adamw_jax.core.domains import Decay, Finite, LearningRate, NonNegative
 from adamw_jax.core.numerics import add, divide
-from adamw_jax.core.transformation import transformation
+from adamw_jax.core.transformation import Transformation, transformation
 from adamw_jax.optimizers.adam import scale_by_adam
 from adamw_jax.pieces.bias_correction import bias_correction, rectify
 from adamw_jax.pieces.cautious import cautious
@@ -24,7 +26,7 @@ def laprop(
     eps: NonNegative = 1e-15,
     weight_decay: NonNegative = 0.0,
     mask: Any = None,
-):
+) -> Transformation:
     """Divides first, averages after: θ <- θ - lr (m̂ + λθ), m the average of g / (√v̂ + eps).
 
     Args:
@@ -51,7 +53,7 @@ def amsgrad(
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,
     mask: Any = None,
-):
+) -> Transformation:
     """Adam whose v never falls: √(max over time of v / (1 - b2^t)) + eps below the line.
 
     The maximum is taken before the correction, as PyTorch does.  The paper has
@@ -87,7 +89,7 @@ def nadamw(
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,
     mask: Any = None,
-):
+) -> Transformation:
     """AdamW with Nesterov's look-ahead in the numerator.
 
     The momentum is constant, as in Optax; for the paper's schedule, PyTorch's
@@ -117,7 +119,7 @@ def radam(
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,
     mask: Any = None,
-):
+) -> Transformation:
     """m̂ alone until the variance of Adam's quotient is finite, then the quotient, rectified.
 
     Args:
@@ -141,7 +143,7 @@ def radam(
     return descend(precondition(average(b1), denominator), learning_rate, weight_decay, mask)
 
 
-def deviation(gradient, momentum):
+def deviation(gradient: jax.Array, momentum: jax.Array) -> jax.Array:
     """g - m.
 
     Example:
@@ -163,7 +165,7 @@ def adabelief(
     mask: Any = None,
     *,
     eps_root: NonNegative = 1e-16,
-):
+) -> Transformation:
     """Adam with the average of (g - m)² in place of that of g².
 
     Args:
@@ -201,7 +203,7 @@ def ademamix(
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,
     mask: Any = None,
-):
+) -> Transformation:
     """θ <- θ - lr ((m̂ + α m_slow) / (√v̂ + eps) + λθ), m_slow with the long decay b3.
 
     m_slow is not bias-corrected.  To warm α and b3 up, wrap the optimizer in
@@ -233,7 +235,7 @@ def cautious_adamw(
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,
     mask: Any = None,
-):
+) -> Transformation:
     """AdamW without the coordinates in which its direction opposes the gradient.
 
     Args:
@@ -259,7 +261,7 @@ def stable_adamw(
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,
     mask: Any = None,
-):
+) -> Transformation:
     """AdamW with lr / max(1, RMS(g / √v̂)), per leaf, in place of lr.
 
     Args:

@@ -5,7 +5,7 @@ from typing import Any
 from adamw_jax.core.combinators import chain, fork, join, pick, precondition
 from adamw_jax.core.domains import Decay, Finite, LearningRate, NonNegative
 from adamw_jax.core.numerics import add
-from adamw_jax.core.transformation import transformation
+from adamw_jax.core.transformation import Transformation, transformation
 from adamw_jax.core.wrappers import delay
 from adamw_jax.optimizers.adam import scale_by_adam
 from adamw_jax.pieces.clipping import clip_by_age, clip_by_leaf_norm
@@ -29,7 +29,7 @@ def adan(
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,
     mask: Any = None,
-):
+) -> Transformation:
     """(m̂ + b2 ŵ) / (√n̂ + eps), w the average of d = g - g_previous, n that of (g + b2 d)².
 
     The decay is proximal: θ <- (θ - lr u) / (1 + lr λ).  For the decoupled one
@@ -73,7 +73,7 @@ def adopt(
     eps: NonNegative = 1e-6,
     weight_decay: NonNegative = 0.0,
     mask: Any = None,
-):
+) -> Transformation:
     """Divides g by the root of the v that has not seen it, clips, then averages.
 
     The first update only sets v = g²: parameters stay, decay included.
@@ -115,7 +115,7 @@ def mars(
     mask: Any = None,
     *,
     gamma: Finite = 0.025,
-):
+) -> Transformation:
     """AdamW on g + γ b1 / (1 - b1) (g - g_previous), each leaf clipped to norm 1.
 
     Every leaf is treated alike.  The authors' code sends leaves without two

@@ -4,7 +4,7 @@ from typing import Any
 
 from adamw_jax.core.combinators import interpolate
 from adamw_jax.core.domains import Decay, LearningRate, NonNegative
-from adamw_jax.core.transformation import transformation
+from adamw_jax.core.transformation import Transformation, transformation
 from adamw_jax.pieces.moments import scale_by_momentum
 from adamw_jax.pieces.scaling import sign
 from adamw_jax.pieces.weight_decay import descend
@@ -16,7 +16,7 @@ def signum(
     b1: Decay = 0.9,
     weight_decay: NonNegative = 0.0,
     mask: Any = None,
-):
+) -> Transformation:
     """θ <- θ - lr (sign(m) + λθ), m the average of g.
 
     Args:
@@ -43,7 +43,7 @@ def lion(
     b2: Decay = 0.99,
     weight_decay: NonNegative = 1e-3,
     mask: Any = None,
-):
+) -> Transformation:
     """θ <- θ - lr (sign(b1 m + (1 - b1) g) + λθ);  then m <- b2 m + (1 - b2) g.
 
     The direction mixes the gradient with the average from before this update;

@@ -1,18 +1,20 @@
 """From SGD to Nesterov: the gradient, averaged or accelerated."""
 
+from typing import Any
+
 import jax
 import optax
 
 from adamw_jax.core.combinators import chain
 from adamw_jax.core.domains import Decay, LearningRate
-from adamw_jax.core.transformation import transformation
+from adamw_jax.core.transformation import Transformation, transformation
 from adamw_jax.pieces.moments import scale_by_momentum
 from adamw_jax.pieces.nesterov import nesterov_trace
 from adamw_jax.pieces.scaling import identity, scale_by_learning_rate
 
 
 @transformation
-def sgd(learning_rate: LearningRate):
+def sgd(learning_rate: LearningRate) -> Transformation:
     """θ <- θ - lr g.
 
     Args:
@@ -30,7 +32,7 @@ def sgd(learning_rate: LearningRate):
 
 
 @transformation
-def momentum(learning_rate: LearningRate, decay: Decay = 0.9):
+def momentum(learning_rate: LearningRate, decay: Decay = 0.9) -> Transformation:
     """m <- decay m + (1 - decay) g;  θ <- θ - lr m.
 
     The average is not bias-corrected.  With α = lr (1 - decay) and β = decay
@@ -55,7 +57,7 @@ def momentum(learning_rate: LearningRate, decay: Decay = 0.9):
 
 
 @transformation
-def heavy_ball(learning_rate: LearningRate, momentum: Decay = 0.9):
+def heavy_ball(learning_rate: LearningRate, momentum: Decay = 0.9) -> Transformation:
     """b <- momentum b + g;  θ <- θ - lr b.
 
     At a constant rate: θ[t] = θ[t-1] - lr g[t] + momentum (θ[t-1] - θ[t-2]).
@@ -80,7 +82,7 @@ def heavy_ball(learning_rate: LearningRate, momentum: Decay = 0.9):
 
 
 @transformation
-def nesterov(learning_rate: LearningRate, momentum: Decay = 0.9):
+def nesterov(learning_rate: LearningRate, momentum: Decay = 0.9) -> Transformation:
     """b <- momentum b + g;  θ <- θ - lr (g + momentum b).
 
     The parameters this optimizer stores are the look-ahead points at which
@@ -106,7 +108,7 @@ def nesterov(learning_rate: LearningRate, momentum: Decay = 0.9):
     )
 
 
-def lookahead_point(params, state):
+def lookahead_point(params: optax.Params, state: Any) -> optax.Params:
     """Where Nesterov's method takes its next gradient: y = θ - momentum · velocity.
 
     For `nesterov` these are the stored parameters themselves.
@@ -126,7 +128,7 @@ def lookahead_point(params, state):
     return params
 
 
-def lookahead_params(params, state):
+def lookahead_params(params: optax.Params, state: Any) -> optax.Params:
     """Nesterov's iterate θ = y + lr · momentum · b, from the look-ahead point y.
 
     Args:

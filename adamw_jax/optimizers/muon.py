@@ -5,7 +5,7 @@ import optax
 from adamw_jax.core.combinators import chain
 from adamw_jax.core.domains import Decay, Flag, LearningRate, NonNegative
 from adamw_jax.core.routing import routed
-from adamw_jax.core.transformation import transformation
+from adamw_jax.core.transformation import Transformation, transformation
 from adamw_jax.optimizers.adam import adamw
 from adamw_jax.pieces.moments import scale_by_momentum
 from adamw_jax.pieces.nesterov import nesterov_trace
@@ -25,7 +25,7 @@ def muon(
     orthogonalizer: optax.GradientTransformation | None = None,
     matrices: Views | None = None,
     others: optax.GradientTransformation | None = None,
-):
+) -> Transformation:
     """W <- W - lr (s · orthogonal(g + μ b) + λW), b <- μ b + g, for hidden matrices.
 
     Embeddings, heads, norms, biases and vectors go to another optimizer; which

@@ -2,7 +2,7 @@
 
 from adamw_jax.core.combinators import chain, precondition
 from adamw_jax.core.domains import Decay, LearningRate, NonNegative
-from adamw_jax.core.transformation import transformation
+from adamw_jax.core.transformation import Transformation, transformation
 from adamw_jax.pieces.moments import second_moment, sum_of_squares
 from adamw_jax.pieces.scaling import identity, root, scale_by_learning_rate
 
@@ -13,7 +13,7 @@ def adagrad(
     eps: NonNegative = 1e-8,
     *,
     initial_accumulator: NonNegative = 0.0,
-):
+) -> Transformation:
     """s <- s + g²;  θ <- θ - lr g / √(s + eps).
 
     Args:
@@ -40,7 +40,9 @@ def adagrad(
 
 
 @transformation
-def rmsprop(learning_rate: LearningRate, decay: Decay = 0.9, eps: NonNegative = 1e-8):
+def rmsprop(
+    learning_rate: LearningRate, decay: Decay = 0.9, eps: NonNegative = 1e-8
+) -> Transformation:
     """v <- decay v + (1 - decay) g²;  θ <- θ - lr g / √(v + eps).
 
     v is not bias-corrected: the first step has the size lr / √(1 - decay).

@@ -4,7 +4,7 @@ from typing import Any
 
 from adamw_jax.core.combinators import chain, precondition
 from adamw_jax.core.domains import Decay, Finite, LearningRate, NonNegative, OpenFraction, Positive
-from adamw_jax.core.transformation import transformation
+from adamw_jax.core.transformation import Transformation, transformation
 from adamw_jax.pieces.bias_correction import bias_correction
 from adamw_jax.pieces.moments import scale_by_momentum, second_moment
 from adamw_jax.pieces.prodigy import by_distance, distance_root
@@ -23,7 +23,7 @@ def schedule_free_adamw(
     mask: Any = None,
     *,
     power: Finite = 0.0,
-):
+) -> Transformation:
     """AdamW without momentum on z, trained at y, evaluated at the average x of z.
 
     Evaluate with `eval_params(tx, state, params)`.  The decay reads y.  For a
@@ -62,7 +62,7 @@ def prodigy(
     *,
     d0: Positive = 1e-6,
     growth: Positive = 1.0,
-):
+) -> Transformation:
     """AdamW that finds its learning rate: steps of lr · d, d the estimated distance to go.
 
     Args:

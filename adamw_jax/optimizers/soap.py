@@ -4,7 +4,7 @@ from typing import Any
 
 from adamw_jax.core.combinators import chain, precondition
 from adamw_jax.core.domains import Count, Decay, LearningRate, NonNegative
-from adamw_jax.core.transformation import transformation
+from adamw_jax.core.transformation import Transformation, transformation
 from adamw_jax.core.wrappers import delay
 from adamw_jax.pieces.bias_correction import root_bias_correction
 from adamw_jax.pieces.eigenbasis import eigenbasis
@@ -26,7 +26,7 @@ def soap(
     b3: Decay | None = None,
     every: Count = 10,
     max_dim: Count = 10000,
-):
+) -> Transformation:
     """θ <- θ - lr Q (Qᵀ m̂ R / (√v + eps) · √c2) Rᵀ, v the average of (Qᵀ g R)².
 
     Q and R are eigenvectors of the averages of g gᵀ and gᵀ g.  The first update

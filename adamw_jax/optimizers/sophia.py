@@ -6,7 +6,7 @@ import optax
 
 from adamw_jax.core.combinators import chain, precondition
 from adamw_jax.core.domains import Count, Decay, LearningRate, NonNegative
-from adamw_jax.core.transformation import transformation
+from adamw_jax.core.transformation import Transformation, transformation
 from adamw_jax.pieces.clipping import clip
 from adamw_jax.pieces.hessian import curvature, gauss_newton_bartlett, hutchinson
 from adamw_jax.pieces.moments import scale_by_momentum
@@ -26,7 +26,7 @@ def sophia_h(
     gamma: NonNegative = 0.01,
     every: Count = 10,
     estimator: optax.GradientTransformation | None = None,
-):
+) -> Transformation:
     """θ <- θ - lr (clip(m / max(γ h, eps), 1) + λθ), h the average of curvature.
 
     `update` takes the loss: `tx.update(grads, state, params, obj_fn=loss)`,
@@ -74,7 +74,7 @@ def sophia_g(
     gamma: NonNegative = 0.05,
     every: Count = 10,
     estimator: optax.GradientTransformation | None = None,
-):
+) -> Transformation:
     """`sophia_h` with the Gauss-Newton-Bartlett estimator, for losses on classes.
 
     `update` takes the logits: `tx.update(grads, state, params,

@@ -9,6 +9,7 @@ from typing import Annotated
 import jax
 
 from adamw_jax.core.domains import Decay, Domain, Whole
+from adamw_jax.core.flow import AFormula
 from adamw_jax.core.numerics import correction, not_gathered, safe_sqrt, where
 from adamw_jax.core.saying import named
 from adamw_jax.core.transformation import elementwise
@@ -17,7 +18,7 @@ FromFour = Annotated[jax.typing.ArrayLike, Domain("a number, at least 4", lambda
 
 
 @elementwise
-def bias_correction(decay: Decay, *, ahead: Whole = 0):
+def bias_correction(decay: Decay, *, ahead: Whole = 0) -> AFormula:
     """m -> m / (1 - decay^t).
 
     Undoes the pull towards 0 of an exponential moving average that began there.
@@ -40,7 +41,7 @@ def bias_correction(decay: Decay, *, ahead: Whole = 0):
 
 
 @elementwise
-def root_bias_correction(decay: Decay):
+def root_bias_correction(decay: Decay) -> AFormula:
     """d -> d / √(1 - decay^t): the correction of a root taken before it.
 
     Args:
@@ -61,7 +62,7 @@ def root_bias_correction(decay: Decay):
 
 
 @elementwise
-def rectify(decay: Decay, *, threshold: FromFour = 5.0):
+def rectify(decay: Decay, *, threshold: FromFour = 5.0) -> AFormula:
     """d -> d / r[t] once the variance of Adam's quotient is finite, 1 before.
 
     Stands at the end of a denominator; decay is that of its second moment.

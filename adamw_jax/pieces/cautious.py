@@ -14,7 +14,7 @@ from adamw_jax.core.trees import branches_of
     equation="k = update * gradient > 0; update * k / maximum(mean(k), 0.001)",
     traits=("first",),
 )
-def cautious():
+def cautious() -> optax.GradientTransformation:
     """{update, gradient} -> u · k / max(mean(k), 1e-3), where k = 1 if u g > 0, else 0.
 
     Drops the coordinates in which the update and the gradient disagree, and

@@ -5,14 +5,15 @@ import jax.numpy as jnp
 import optax
 
 from adamw_jax.core.domains import Positive
-from adamw_jax.core.numerics import abs_squared, clipped, root_mean_square, safe_sqrt
+from adamw_jax.core.flow import AFormula
+from adamw_jax.core.numerics import abs_squared, add, clipped, root_mean_square, safe_sqrt
 from adamw_jax.core.transformation import elementwise, transformation
 from adamw_jax.core.trees import cast, widest
 from adamw_jax.pieces.scaling import leafwise_map
 
 
 @transformation(leafwise=True, equation="u / maximum(1, rms(u) / threshold)", traits=("clip",))
-def clip_by_rms(threshold: Positive = 1.0):
+def clip_by_rms(threshold: Positive = 1.0) -> optax.GradientTransformation:
     """u -> u / max(1, RMS(u) / threshold), for each leaf.
 
     Args:
@@ -36,7 +37,7 @@ def clip_by_rms(threshold: Positive = 1.0):
 
 
 @transformation(leafwise=True, equation="u * minimum(1, max_norm / norm(u))", traits=("clip",))
-def clip_by_leaf_norm(max_norm: Positive):
+def clip_by_leaf_norm(max_norm: Positive) -> optax.GradientTransformation:
     """u -> u · min(1, max_norm / ‖u‖), for each leaf.
 
     Args:
@@ -62,7 +63,7 @@ def clip_by_leaf_norm(max_norm: Positive):
 
 
 @elementwise
-def clip_by_age(power: Positive = 0.25):
+def clip_by_age(power: Positive = 0.25) -> AFormula:
     """u -> clip(u, -b, b) with b = (t - 1)^power: nothing passes the first time.
 
     Args:
@@ -84,7 +85,7 @@ def clip_by_age(power: Positive = 0.25):
 
 
 @elementwise
-def clip(max_abs: Positive):
+def clip(max_abs: Positive) -> AFormula:
     """u -> min(max(u, -max_abs), max_abs); a complex u keeps its phase.
 
     Args:
@@ -99,7 +100,7 @@ def clip(max_abs: Positive):
 
 
 @transformation(equation="u * minimum(1, max_norm / global_norm(u))", traits=("clip", "global"))
-def clip_by_global_norm(max_norm: Positive):
+def clip_by_global_norm(max_norm: Positive) -> optax.GradientTransformation:
     """u -> u * min(1, max_norm / ‖u‖), the norm taken over the whole tree.
 
     One scalar factor for all leaves: a short update passes unchanged, to the bit.
@@ -122,7 +123,7 @@ def clip_by_global_norm(max_norm: Positive):
         if not squares:
             return updates
         finest = widest(*(s.dtype for s in squares))
-        norm = safe_sqrt(sum(s.astype(finest) for s in squares))
+        norm = safe_sqrt(add(*(s.astype(finest) for s in squares)))
         limit = cast(max_norm, norm)
         factor = limit / jnp.maximum(norm, limit)
         return jax.tree.map(lambda u: cast(factor, u) * u, updates)

@@ -1,5 +1,6 @@
 """Eigenbasis: the rotations in which gradients of a matrix are least correlated."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -34,7 +35,9 @@ Q_R = eigenvectors(R) if t == 1 else orthogonal_iteration(R, Q_R) if (t - 1) % e
 
 
 @transformation(equation=_EQUATION, traits=("squares",))
-def eigenbasis(decay: Decay, *, every: Count = 10, max_dim: Count = 10000):
+def eigenbasis(
+    decay: Decay, *, every: Count = 10, max_dim: Count = 10000
+) -> optax.GradientTransformation:
     """g -> for every axis, the eigenvectors of the average of g gᵀ along it.
 
     The basis of `precondition(..., basis=...)`.  The first update decomposes;
@@ -64,11 +67,11 @@ def eigenbasis(decay: Decay, *, every: Count = 10, max_dim: Count = 10000):
     Reference: Vyas et al., "SOAP", 2024, algorithms 3-4.
     """
 
-    def squares(make, params):
+    def squares(make: Callable[..., jax.Array], params: Any) -> tuple[Any, ...]:
         """A matrix for every axis of every leaf.  Not a tuple in the place of a leaf,
         where Flax NNX keeps parameters in boxes that hold arrays alone."""
 
-        def matrix(p, axis):
+        def matrix(p: jax.Array, axis: int) -> jax.Array:
             turned = p.ndim > max(axis, 1) and p.shape[axis] <= max_dim
             return make(p.shape[axis] if turned else 0, dtype=p.dtype)
 
@@ -104,12 +107,12 @@ def eigenbasis(decay: Decay, *, every: Count = 10, max_dim: Count = 10000):
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
-def _gram(g, axis):
+def _gram(g: jax.Array, axis: int) -> jax.Array:
     rows = jnp.moveaxis(g, axis, 0).reshape(g.shape[axis], -1)
     return jnp.matmul(rows, rows.conj().T, precision=_HIGHEST)
 
 
-def _average(gram, g, axis, decay):
+def _average(gram: jax.Array, g: jax.Array, axis: int, decay: jax.Array) -> jax.Array:
     if not gram.size:
         return gram
     new = decay * gram + (1 - decay) * _gram(g, axis)
@@ -117,11 +120,11 @@ def _average(gram, g, axis, decay):
     return jnp.where(jnp.all(jnp.isfinite(new)), new, gram)
 
 
-def _eigenvectors(gram):
+def _eigenvectors(gram: jax.Array) -> jax.Array:
     return jnp.linalg.eigh(gram)[1][:, ::-1] if gram.size else gram  # largest first
 
 
-def _iterate(gram, vectors):
+def _iterate(gram: jax.Array, vectors: jax.Array) -> jax.Array:
     if not gram.size:
         return vectors
     product = jnp.matmul(gram, vectors, precision=_HIGHEST)

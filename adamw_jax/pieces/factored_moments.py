@@ -13,10 +13,10 @@ from adamw_jax.core.domains import Decay, NonNegative, OfLeaf, Positive
 from adamw_jax.core.numerics import Counter, abs_squared, count_up, divide, saturate
 from adamw_jax.core.transformation import transformation
 from adamw_jax.core.trees import cast, real_dtype
+from adamw_jax.pieces.moments import second_moment
 
-
-class BlockSecondMomentState(NamedTuple):
-    second_moment: optax.Updates
+# What Adam keeps, in fewer numbers.
+SecondMomentState: Any = second_moment.State(counts=False)  # type: ignore[attr-defined]
 
 
 class FactoredSecondMomentState(NamedTuple):
@@ -34,7 +34,9 @@ outer(r, c) / mean(r)
 
 
 @transformation(leafwise=True, equation=_FACTORED, traits=("squares",))
-def factored_second_moment(power: Positive = 0.8, eps_root: NonNegative = 1e-30):
+def factored_second_moment(
+    power: Positive = 0.8, eps_root: NonNegative = 1e-30
+) -> optax.GradientTransformation:
     """v ≈ r c / mean(r), from the means r and c of |g|² over columns and over rows.
 
     r and c are averages whose decay grows as 1 - t^(-power), so the first
@@ -74,7 +76,7 @@ def factored_second_moment(power: Positive = 0.8, eps_root: NonNegative = 1e-30)
     def update(updates, state, params=None):
         count = count_up(state.count)
 
-        def mean(old, squares):
+        def mean(old: jax.Array, squares: jax.Array) -> Any:
             kept = 1 - count.astype(old.dtype) ** -cast(power, old)
             return saturate(kept * old + (1 - kept) * squares)
 
@@ -92,12 +94,14 @@ def factored_second_moment(power: Positive = 0.8, eps_root: NonNegative = 1e-30)
     return optax.GradientTransformation(init, update)
 
 
-def _mean(x, axis, keepdims=False):
+def _mean(x: jax.Array, axis: int, keepdims: bool = False) -> jax.Array:
     """The mean along an axis, 0 along an empty one."""
     return jnp.sum(x, axis, keepdims=keepdims) / max(x.shape[axis], 1)
 
 
-def _spread(leaf, updates, row, column, count):
+def _spread(
+    leaf: Callable[..., Any], updates: Any, row: Any, column: Any, count: Counter
+) -> tuple[Any, FactoredSecondMomentState]:
     done = jax.tree.map(leaf, updates, row, column)
     out = [jax.tree.map(lambda g, d, i=i: d[i], updates, done) for i in range(3)]
     return out[0], FactoredSecondMomentState(count, out[1], out[2])
@@ -136,7 +140,7 @@ def default_blocks(path: str, leaf: Any) -> tuple[int, ...]:
 @transformation(
     equation="v = decay * v + (1 - decay) * block_means(u**2); v", traits=("squares", "average")
 )
-def block_second_moment(decay: Decay, blocks: Blocks | None = None):
+def block_second_moment(decay: Decay, blocks: Blocks | None = None) -> optax.GradientTransformation:
     """v <- decay * v + (1 - decay) * mean(|g|²), one v for each block of a leaf.
 
     Args:
@@ -158,7 +162,7 @@ def block_second_moment(decay: Decay, blocks: Blocks | None = None):
     """
     chosen = blocks or default_blocks
 
-    def axes(path, leaf):
+    def axes(path: tuple[Any, ...], leaf: Any) -> tuple[int, ...]:
         return chosen(trees.path_text(path), leaf)
 
     def init(params):
@@ -166,7 +170,7 @@ def block_second_moment(decay: Decay, blocks: Blocks | None = None):
             shape = [1 if i in axes(path, p) else n for i, n in enumerate(p.shape)]
             return jnp.zeros(shape, real_dtype(p.dtype))
 
-        return BlockSecondMomentState(jax.tree_util.tree_map_with_path(leaf, params))
+        return SecondMomentState(jax.tree_util.tree_map_with_path(leaf, params))
 
     def update(updates, state, params=None):
         def leaf(path, g, v):
@@ -178,6 +182,6 @@ def block_second_moment(decay: Decay, blocks: Blocks | None = None):
 
         new = jax.tree_util.tree_map_with_path(leaf, updates, state.second_moment)
         full = jax.tree.map(lambda g, v: jnp.broadcast_to(v, g.shape), updates, new)
-        return full, BlockSecondMomentState(new)
+        return full, SecondMomentState(new)
 
     return optax.GradientTransformation(init, update)

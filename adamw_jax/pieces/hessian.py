@@ -5,7 +5,7 @@ the diagonal at the current parameters, drawn anew at every call.  It needs the
 loss (or the logits) as a function, which `update` takes as an extra argument.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -29,7 +29,7 @@ class EstimatorState(NamedTuple):
     key: jax.Array
 
 
-def _curvature(arguments):
+def _curvature(arguments: Mapping[str, Any]) -> str:
     """h, as it is after or was before the estimate came in."""
     step = "if (t - 1) % every == 0: h = decay * h + (1 - decay) * estimator(u)"
     return f"{step}\nh" if arguments["refresh"] == "before" else f"h_old = h\n{step}\nh_old"
@@ -42,7 +42,7 @@ def curvature(
     *,
     every: Count = 10,
     refresh: str = "before",
-):
+) -> optax.GradientTransformation:
     """h <- decay * h + (1 - decay) * estimate at every k-th update, passes h on.
 
     The estimator runs at updates 1, 1 + k, 1 + 2k, ... and costs nothing in
@@ -94,7 +94,7 @@ def curvature(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _required(name: str, argument: str, call: str, extra: Mapping, params: Any):
+def _required(name: str, argument: str, call: str, extra: Mapping[str, Any], params: Any) -> Any:
     function = extra.get(argument)
     if params is None or not callable(function):
         raise ValueError(
@@ -104,7 +104,7 @@ def _required(name: str, argument: str, call: str, extra: Mapping, params: Any):
     return function
 
 
-def _estimator(seed, estimate) -> optax.GradientTransformationExtraArgs:
+def _estimator(seed: int, estimate: Callable[..., Any]) -> optax.GradientTransformation:
     """The piece that calls `estimate(key, params, extra)` with a fresh key each time."""
 
     def init(params):
@@ -121,7 +121,7 @@ _DRAWS = {"gaussian": jax.random.normal, "rademacher": jax.random.rademacher}
 
 
 @transformation(equation="hutchinson(theta)", traits=("estimate",))
-def hutchinson(*, seed: Whole = 0, distribution: str = "gaussian"):
+def hutchinson(*, seed: Whole = 0, distribution: str = "gaussian") -> optax.GradientTransformation:
     """z ⊙ (H z), an unbiased estimate of the diagonal of the Hessian H.
 
     One Hessian-vector product, by differentiating forward through the
@@ -164,7 +164,7 @@ def hutchinson(*, seed: Whole = 0, distribution: str = "gaussian"):
 
 
 @transformation(equation="gauss_newton_bartlett(theta)", traits=("estimate",))
-def gauss_newton_bartlett(*, seed: Whole = 0):
+def gauss_newton_bartlett(*, seed: Whole = 0) -> optax.GradientTransformation:
     """B ĝ², where ĝ is the gradient of the mean loss on labels drawn from the model.
 
     Labels are drawn from softmax(logits), one for each of the B rows of

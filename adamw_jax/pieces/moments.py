@@ -6,6 +6,7 @@ an average of |g|² its square [L²/θ²].
 """
 
 from adamw_jax.core.domains import Decay, DType, Finite, NonNegative
+from adamw_jax.core.flow import AFormula
 from adamw_jax.core.numerics import abs_squared, kept, saturate, weighted_square, where
 from adamw_jax.core.numerics import maximum as larger
 from adamw_jax.core.saying import named
@@ -13,7 +14,7 @@ from adamw_jax.core.transformation import elementwise
 
 
 @elementwise(second_moment=0.0)
-def previous_second_moment(decay: Decay):
+def previous_second_moment(decay: Decay) -> AFormula:
     """Passes on v as it was before this update; v is |g|² after the first, then averages.
 
     Args:
@@ -40,7 +41,7 @@ def previous_second_moment(decay: Decay):
 
 
 @elementwise(previous=0.0)
-def variance_reduction(decay: Decay, gamma: Finite = 0.025):
+def variance_reduction(decay: Decay, gamma: Finite = 0.025) -> AFormula:
     """g -> g + gamma · decay / (1 - decay) · (g - g_previous), g_previous = 0 at first.
 
     Args:
@@ -70,7 +71,7 @@ def variance_reduction(decay: Decay, gamma: Finite = 0.025):
 @elementwise(momentum=0.0)
 def scale_by_momentum(
     decay: Decay, *, gain: Finite | None = None, read: str = "after", dtype: DType | None = None
-):
+) -> AFormula:
     """m <- decay * m + gain * g, passes m on.
 
     An exponential moving average by default (gain = 1 - decay), a velocity
@@ -105,7 +106,9 @@ def scale_by_momentum(
 
 
 @elementwise(second_moment=0.0)
-def second_moment(decay: Decay, *, eps_root: NonNegative | None = None, dtype: DType | None = None):
+def second_moment(
+    decay: Decay, *, eps_root: NonNegative | None = None, dtype: DType | None = None
+) -> AFormula:
     """v <- decay * v + (1 - decay) * |g|², passes v on.
 
     Args:
@@ -134,7 +137,7 @@ def second_moment(decay: Decay, *, eps_root: NonNegative | None = None, dtype: D
 
 
 @elementwise(sum_of_squares="initial")
-def sum_of_squares(initial: NonNegative = 0.0, *, dtype: DType | None = None):
+def sum_of_squares(initial: NonNegative = 0.0, *, dtype: DType | None = None) -> AFormula:
     """s <- s + |g|², passes s on.
 
     Args:
@@ -162,7 +165,7 @@ def sum_of_squares(initial: NonNegative = 0.0, *, dtype: DType | None = None):
 
 
 @elementwise(maximum=0.0)
-def running_max():
+def running_max() -> AFormula:
     """x <- max(x, u), passes x on: the largest value seen, from 0.
 
     State: `maximum`, real, shaped like the parameters, in the unit of u.
@@ -186,7 +189,7 @@ def running_max():
 
 
 @elementwise(previous=0.0)
-def difference():
+def difference() -> AFormula:
     """g[t] - g[t-1], and 0 at the first update.
 
     State: `previous`, like the parameters, in the unit of g; `count`.

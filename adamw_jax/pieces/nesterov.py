@@ -2,17 +2,17 @@
 
 from adamw_jax.core.combinators import chain, join
 from adamw_jax.core.domains import Decay, NonNegative
-from adamw_jax.core.flow import per_tree
+from adamw_jax.core.flow import AFormula, per_tree
 from adamw_jax.core.numerics import add
 from adamw_jax.core.saying import named
-from adamw_jax.core.transformation import elementwise, transformation
+from adamw_jax.core.transformation import Transformation, elementwise, transformation
 from adamw_jax.pieces.bias_correction import bias_correction
 from adamw_jax.pieces.moments import scale_by_momentum
 from adamw_jax.pieces.scaling import identity, scale
 
 
 @transformation(equation="b = decay * b + u; u + decay * b")
-def nesterov_trace(decay: Decay):
+def nesterov_trace(decay: Decay) -> Transformation:
     """b <- decay b + g, passes g + decay b on.
 
     The state holds decay·b, in units of the look-ahead.
@@ -35,7 +35,7 @@ def nesterov_trace(decay: Decay):
 
 
 @transformation
-def nesterov_average(decay: Decay):
+def nesterov_average(decay: Decay) -> Transformation:
     """decay m / (1 - decay^(t+1)) + (1 - decay) g / (1 - decay^t), m the average of g.
 
     Args:
@@ -58,7 +58,7 @@ def nesterov_average(decay: Decay):
 
 
 @elementwise(product=per_tree(1.0), momentum=0.0)
-def warming_nesterov(decay: Decay, psi: NonNegative = 0.004):
+def warming_nesterov(decay: Decay, psi: NonNegative = 0.004) -> AFormula:
     """(1 - μ[t]) g / (1 - Π[t]) + μ[t+1] m / (1 - Π[t+1]), m the average of g.
 
     μ[t] = decay (1 - 0.96^(t psi) / 2), and Π[t] is the product of the first t.

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from adamw_jax.core.numerics import abs_squared, divide, safe_sqrt
 from adamw_jax.core.trees import cast, in_precision
 
+Rows = tuple[tuple[float, float, float], ...]
+
 
 class Table(NamedTuple):
     """Coefficients and the norm they are made for: X = q / (norm_factor ‖q‖ + eps).
@@ -31,12 +33,12 @@ class Table(NamedTuple):
       [[1.0, 0.0], [0.0, 1.0]]
     """
 
-    rows: tuple[tuple[float, float, float], ...]
+    rows: Rows
     norm_factor: float = 1.0
     eps: float = 1e-7
 
 
-def _safer(rows, cushion=1.01):
+def _safer(rows: Rows, cushion: float = 1.01) -> Rows:
     """Coefficients for singular values up to `cushion`: s -> p(s / cushion)."""
     return tuple((a / cushion, b / cushion**3, c / cushion**5) for a, b, c in rows)
 
@@ -145,21 +147,21 @@ def orthogonalize_stack(q: jax.Array, table: Table, dtype: Any = None) -> jax.Ar
     return (_on_gram(x, rows) if long else _plain(x, rows)).astype(q.dtype)
 
 
-def _norm(x):
+def _norm(x: jax.Array) -> jax.Array:
     """The Frobenius norm of every matrix; squares of x over its maximum do not overflow."""
     largest = jnp.max(jnp.abs(x), axis=(1, 2), keepdims=True)
     return largest * safe_sqrt(jnp.sum(abs_squared(divide(x, largest)), axis=(1, 2), keepdims=True))
 
 
-def _product(x, y):
+def _product(x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
 
 
-def _adjoint(x):
+def _adjoint(x: jax.Array) -> jax.Array:
     return x.swapaxes(-1, -2).conj()
 
 
-def _plain(x, rows):
+def _plain(x: jax.Array, rows: jax.Array) -> jax.Array:
     """X <- aX + (bA + cA²)X with A = XXᵀ (or XXᴴ), for every row of coefficients."""
 
     def step(x, row):
@@ -170,7 +172,7 @@ def _plain(x, rows):
     return jax.lax.scan(step, x, rows)[0]
 
 
-def _on_gram(x, rows, restart=2):
+def _on_gram(x: jax.Array, rows: jax.Array, restart: int = 2) -> jax.Array:
     """The same map on the small side: Q <- PQ, G <- PGP with P = aI + bG + cG², X <- QX.
 
     Every step commutes with G, so two products with the long X are enough, one
@@ -182,11 +184,11 @@ def _on_gram(x, rows, restart=2):
     return x
 
 
-def _accumulated(gram, rows):
+def _accumulated(gram: jax.Array, rows: jax.Array) -> jax.Array:
     """The product of all steps' P for a Gram matrix."""
     eye = jnp.eye(gram.shape[-1], dtype=gram.dtype)
 
-    def polynomial(gram, row):
+    def polynomial(gram: jax.Array, row: jax.Array) -> Any:
         a, b, c = row
         return a * eye + b * gram + c * _product(gram, gram)
 
@@ -195,7 +197,7 @@ def _accumulated(gram, rows):
         p = polynomial(gram, row)
         return (_product(p, _product(gram, p)), _product(p, q)), None
 
-    first = polynomial(gram, rows[0])
+    first: jax.Array = polynomial(gram, rows[0])
     if len(rows) == 1:
         return first
     gram = _product(first, _product(gram, first))

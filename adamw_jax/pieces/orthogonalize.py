@@ -153,7 +153,7 @@ def orthogonalize(
     dtype: DType | None = None,
     views: Views | None = None,
     stack_axis: Axis | None = None,
-):
+) -> optax.GradientTransformation:
     """U S Vᵀ -> about U Vᵀ: brings every singular value of every matrix near 1.
 
     Newton-Schulz iteration, no decomposition.  Matrices of equal shape are
@@ -224,7 +224,7 @@ def stack_heights(leaves: list[Any], views: list[View]) -> list[tuple[tuple[int,
     return [(shape, sum(stacks[i].shape[0] for i in group)) for (shape, _), group in groups]
 
 
-def _in_batches(stacks: list[jax.Array], table: Table, dtype, axis) -> list[jax.Array]:
+def _in_batches(stacks: list[jax.Array], table: Table, dtype: Any, axis: Any) -> list[jax.Array]:
     """Orthogonalises stacks of matrices, those of one shape (or its transpose) together."""
     wide = [x.swapaxes(1, 2) if x.shape[1] > x.shape[2] else x for x in stacks]
     work = lambda x: orthogonalize_stack(x, table, dtype)
@@ -257,7 +257,9 @@ _WRITTEN_SCALES = {
 @transformation(
     equation=lambda arguments: f"{_WRITTEN_SCALES[arguments['scale']]} * u", traits=("linear",)
 )
-def scale_by_shape(scale: str = "keller", *, views: Views | None = None):
+def scale_by_shape(
+    scale: str = "keller", *, views: Views | None = None
+) -> optax.GradientTransformation:
     """u -> factor * u, with a factor from the fan-in and fan-out of each matrix.
 
     Args:

@@ -44,7 +44,7 @@ def by_distance(
     *,
     d0: Positive = 1e-6,
     growth: Positive = 1.0,
-):
+) -> optax.GradientTransformation:
     """u -> d · tx(d · u), where d estimates the distance from the start to the solution.
 
     r <- b3 r + (d²/d0) lr ⟨g, θ₀ - θ⟩;  s <- b3 s + (d²/d0) lr g
@@ -105,14 +105,14 @@ def by_distance(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _total(tree, like):
+def _total(tree: Any, like: jax.Array) -> jax.Array:
     return functools.reduce(
         jnp.add, (cast(x, like) for x in jax.tree.leaves(tree)), jnp.zeros((), like.dtype)
     )
 
 
 @transformation(equation="sqrt(u) + distance * eps", traits=("root",))
-def distance_root(eps: NonNegative = 1e-8):
+def distance_root(eps: NonNegative = 1e-8) -> optax.GradientTransformation:
     """v -> √v + d·eps, with d from `by_distance`, whose gradients are d times larger.
 
     Args:

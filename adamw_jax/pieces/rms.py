@@ -7,7 +7,7 @@ import optax
 from adamw_jax.core.combinators import chain, precondition
 from adamw_jax.core.domains import Decay, NonNegative
 from adamw_jax.core.numerics import divide, root_mean_square, safe_sqrt
-from adamw_jax.core.transformation import transformation
+from adamw_jax.core.transformation import Transformation, transformation
 from adamw_jax.core.trees import branches_of, cast
 from adamw_jax.pieces.bias_correction import bias_correction
 from adamw_jax.pieces.moments import scale_by_momentum, second_moment
@@ -20,7 +20,7 @@ from adamw_jax.pieces.scaling import identity, root
     equation="maximum(1, rms(gradient / maximum(sqrt(second_moment), eps)))",
     traits=("first", "scale_invariant", "positive"),
 )
-def update_rms(eps: NonNegative = 1e-8):
+def update_rms(eps: NonNegative = 1e-8) -> optax.GradientTransformation:
     """{gradient, second_moment} -> max(1, RMS(g / max(√v, eps))), one number a leaf.
 
     Above 1 when the gradient is larger than its history says.
@@ -51,7 +51,7 @@ def update_rms(eps: NonNegative = 1e-8):
 
 
 @transformation
-def average(decay: Decay):
+def average(decay: Decay) -> Transformation:
     """m̂: the bias-corrected average of g.
 
     Args:
@@ -71,7 +71,7 @@ def average(decay: Decay):
 
 
 @transformation
-def rms(decay: Decay, eps: NonNegative = 1e-8):
+def rms(decay: Decay, eps: NonNegative = 1e-8) -> Transformation:
     """√v̂ + eps: the root of the bias-corrected average of g².
 
     Args:
@@ -96,7 +96,7 @@ def scale_by_rms(
     *,
     numerator: optax.GradientTransformation | None = None,
     correction: optax.GradientTransformation | None = None,
-):
+) -> Transformation:
     """g -> numerator(g) / (√correction(v) + eps), v the average of g².
 
     Bare it is RMSProp with eps outside the root; with an average for numerator

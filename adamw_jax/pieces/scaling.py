@@ -1,18 +1,20 @@
 """Scaling: pieces without memory, each one function of one array, and the learning rate."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from adamw_jax.core.domains import Finite, LearningRate, NonNegative
-from adamw_jax.core.flow import per_tree
+from adamw_jax.core.flow import AFormula, per_tree
 from adamw_jax.core.numerics import abs_squared, maximum, root_mean_square, safe_sqrt, sign_of
 from adamw_jax.core.transformation import elementwise, transformation
 from adamw_jax.core.trees import cast
 
 
 @transformation(leafwise=True, equation="maximum(minimum, rms(theta)) * u", traits=("linear",))
-def scale_by_parameter_rms(minimum: NonNegative = 1e-3):
+def scale_by_parameter_rms(minimum: NonNegative = 1e-3) -> optax.GradientTransformation:
     """u -> max(minimum, RMS(θ)) · u, for each leaf: steps relative to the parameters.
 
     Args:
@@ -43,13 +45,13 @@ def scale_by_parameter_rms(minimum: NonNegative = 1e-3):
     return optax.stateless(update)
 
 
-def leafwise_map(function) -> optax.GradientTransformation:
+def leafwise_map(function: Callable[..., jax.Array]) -> optax.GradientTransformation:
     """The stateless transformation that applies `function` to every leaf."""
     return optax.stateless(lambda updates, params: jax.tree.map(function, updates))
 
 
 @elementwise
-def identity():
+def identity() -> AFormula:
     """u -> u.
 
     Example:
@@ -61,7 +63,7 @@ def identity():
 
 
 @elementwise
-def square():
+def square() -> AFormula:
     """u -> u², or |u|² for complex u.
 
     Example:
@@ -73,7 +75,7 @@ def square():
 
 
 @elementwise
-def sign():
+def sign() -> AFormula:
     """u -> sign(u), with sign(0) = 0; for complex u, u/|u|.
 
     Example:
@@ -87,7 +89,7 @@ def sign():
 
 
 @elementwise
-def scale(factor: Finite):
+def scale(factor: Finite) -> AFormula:
     """u -> factor * u.
 
     Args:
@@ -102,7 +104,7 @@ def scale(factor: Finite):
 
 
 @elementwise
-def root(eps: NonNegative = 0.0, *, eps_root: NonNegative = 0.0):
+def root(eps: NonNegative = 0.0, *, eps_root: NonNegative = 0.0) -> AFormula:
     """v -> √(v + eps_root) + eps.
 
     `eps` bounds the quotient that divides by this root; as a floor at v = 0,
@@ -122,7 +124,7 @@ def root(eps: NonNegative = 0.0, *, eps_root: NonNegative = 0.0):
 
 
 @elementwise
-def floor(eps: NonNegative):
+def floor(eps: NonNegative) -> AFormula:
     """v -> max(v, eps).
 
     Args:
@@ -137,7 +139,7 @@ def floor(eps: NonNegative):
 
 
 @elementwise(learning_rate=per_tree(0.0))
-def scale_by_learning_rate(learning_rate: LearningRate):
+def scale_by_learning_rate(learning_rate: LearningRate) -> AFormula:
     """u -> -learning_rate * u: from a direction of ascent to a step down.
 
     Args:

@@ -1,5 +1,6 @@
 """Averaging: training at one point, evaluating at another."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +23,7 @@ class ScheduleFreeState(NamedTuple):
     tx: Any
 
 
-def _average_point(arguments, state, params):
+def _average_point(arguments: Mapping[str, Any], state: Any, params: Any) -> Any:
     expect_state("eval_params", ScheduleFreeState, state)
 
     def leaf(y, z):
@@ -53,7 +54,7 @@ def schedule_free(
     *,
     power: Finite = 0.0,
     weight_power: Finite = 2.0,
-):
+) -> optax.GradientTransformation:
     """Trains at y = b1 x + (1 - b1) z, where z takes the steps and x is their average.
 
     z <- z + tx(g);  x <- (1 - c) x + c z,  c = w / Σw,  w = t^power · max(lr)^weight_power

@@ -29,7 +29,9 @@ def all_finite(tree: Any) -> jax.Array:
 
 
 @transformation(equation="tx(u)")
-def skip_nonfinite(tx: optax.GradientTransformation, *, max_consecutive: Count = 10):
+def skip_nonfinite(
+    tx: optax.GradientTransformation, *, max_consecutive: Count = 10
+) -> optax.GradientTransformation:
     """u -> tx(u) where every element of u is finite; otherwise 0, and tx keeps its state.
 
     One NaN or infinity anywhere skips the whole step: parameters and every

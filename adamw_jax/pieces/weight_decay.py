@@ -12,15 +12,20 @@ before the update.
 
 from typing import Any
 
+import optax
+
 from adamw_jax.core.combinators import chain
 from adamw_jax.core.domains import LearningRate, NonNegative
+from adamw_jax.core.flow import AFormula
 from adamw_jax.core.routing import masked
 from adamw_jax.core.transformation import Transformation, elementwise
 from adamw_jax.pieces.scaling import scale_by_learning_rate
 
 
 @elementwise(traits=("decoupled_decay",))
-def add_decoupled_weight_decay(weight_decay: NonNegative, mask: Any = None):
+def add_decoupled_weight_decay(
+    weight_decay: NonNegative, mask: Any = None
+) -> AFormula | Transformation:
     """u -> u + weight_decay * θ, to stand between the quotient and the learning rate.
 
     Args:
@@ -46,7 +51,7 @@ def add_decoupled_weight_decay(weight_decay: NonNegative, mask: Any = None):
 
 
 @elementwise(traits=("l2",))
-def add_l2_gradient(weight_decay: NonNegative, mask: Any = None):
+def add_l2_gradient(weight_decay: NonNegative, mask: Any = None) -> AFormula | Transformation:
     """g -> g + weight_decay * θ, to stand before every moment.
 
     Args:
@@ -71,7 +76,9 @@ def add_l2_gradient(weight_decay: NonNegative, mask: Any = None):
 
 
 @elementwise(traits=("independent",))
-def shrink(weight_decay: NonNegative, schedule: LearningRate | None = None, mask: Any = None):
+def shrink(
+    weight_decay: NonNegative, schedule: LearningRate | None = None, mask: Any = None
+) -> AFormula | Transformation:
     """u -> u - schedule(t) * weight_decay * θ, to stand after the learning rate.
 
     Args:
@@ -105,7 +112,9 @@ def shrink(weight_decay: NonNegative, schedule: LearningRate | None = None, mask
 
 
 @elementwise
-def shrink_after(weight_decay: NonNegative, schedule: LearningRate | None = None, mask: Any = None):
+def shrink_after(
+    weight_decay: NonNegative, schedule: LearningRate | None = None, mask: Any = None
+) -> AFormula | Transformation:
     """u -> u - schedule(t) * weight_decay * (θ + u): `shrink` of the parameters after the step.
 
     Args:
@@ -138,7 +147,7 @@ def shrink_after(weight_decay: NonNegative, schedule: LearningRate | None = None
 @elementwise
 def proximal_decay(
     weight_decay: NonNegative, schedule: LearningRate | None = None, mask: Any = None
-):
+) -> AFormula | Transformation:
     """u -> (u - k θ) / (1 + k), k = schedule(t) * weight_decay: the step of an implicit decay.
 
     With θ + u the parameters after the step, they become (θ + u) / (1 + k).
@@ -170,7 +179,13 @@ def proximal_decay(
     return formula
 
 
-def descend(direction, learning_rate, weight_decay, mask, **after) -> Transformation:
+def descend(
+    direction: optax.GradientTransformation,
+    learning_rate: LearningRate,
+    weight_decay: NonNegative,
+    mask: Any,
+    **after: optax.GradientTransformation,
+) -> Transformation:
     """θ <- θ - lr (after(direction) + λθ): how most optimizers end."""
     return chain(
         direction=direction,

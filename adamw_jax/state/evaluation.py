@@ -7,9 +7,9 @@ import optax
 
 from adamw_jax.core import trees
 from adamw_jax.core.flow import opened, slots
-from adamw_jax.core.routing import assign, masked, routed
+from adamw_jax.core.routing import ways
 from adamw_jax.core.slots import state_of
-from adamw_jax.core.transformation import Transformation, foreign, lift
+from adamw_jax.core.transformation import Transformation, lift
 from adamw_jax.pieces.schedule_free import ScheduleFreeState
 
 
@@ -38,21 +38,36 @@ def eval_params(tx: optax.GradientTransformation, state: Any, params: Any) -> An
         return own(tx.arguments, state, params)
     if isinstance(state, optax.contrib.ScheduleFreeState):
         return optax.contrib.schedule_free_eval_params(state, params)
-    if tx.factory is foreign and _unreached(state):
+    parts = slots(tx)
+    inside = {slot: _state_in(state, slot) for slot in parts}
+    if any(x is _NOWHERE for x in (*inside.values(), *[_NOWHERE] * tx.is_foreign)):
+        if not _averages_in(state):
+            return params
         raise ValueError(
             "eval_params: schedule_free is inside a transformation of another library, which "
             "cannot be looked into. Use chain, masked, route or skip_nonfinite of adamw_jax "
             "around it, or call eval_params on it with its own state."
         )
-    if tx.factory in (masked, routed):
-        return _eval_routes(tx, state, params)
-    for name, inner in slots(tx).items():
-        if _averages(inner):
-            params = eval_params(inner, state_of(state, name), params)
+    for slot, way in ways(tx, params).items():
+        if _averages(parts[slot]):
+            few = trees.select(params, way.flags) if way.split else params
+            chosen = eval_params(parts[slot], inside[slot], few)
+            params = trees.put_back(chosen, params, way.flags) if way.split else chosen
     return params
 
 
-def _unreached(state: Any) -> bool:
+_NOWHERE = object()
+
+
+def _state_in(state: Any, slot: str) -> Any:
+    """The state of the part in a slot; `_NOWHERE` if what holds it keeps it elsewhere."""
+    try:
+        return state_of(state, slot)
+    except (AttributeError, IndexError, KeyError, TypeError):
+        return _NOWHERE
+
+
+def _averages_in(state: Any) -> bool:
     averages = lambda x: isinstance(x, ScheduleFreeState | optax.contrib.ScheduleFreeState)
     return any(map(averages, jax.tree.leaves(state, is_leaf=averages)))
 
@@ -60,20 +75,5 @@ def _unreached(state: Any) -> bool:
 def _averages(tx: Transformation) -> bool:
     """Whether any part says where to evaluate, or is another library's and may know."""
     tx = opened(tx)
-    knows = tx.factory is foreign or bool(tx.factory.declared["eval_params"])
+    knows = tx.is_foreign or bool(tx.factory.declared["eval_params"])
     return knows or any(map(_averages, slots(tx).values()))
-
-
-def _eval_routes(tx, state, params):
-    """`eval_params` where each part holds some of the leaves."""
-    branches = slots(tx)
-    if tx.factory is masked:
-        flags = trees.mask_flags("eval_params", tx.arguments["mask"], params)
-        owners = ["tx" if flag else "" for flag in flags]
-    else:
-        owners = assign(tx.arguments["matchers"], tuple(branches), params)
-    for name, branch in branches.items():
-        flags = [owner == name for owner in owners]
-        chosen = eval_params(branch, state[name], trees.select(params, flags))
-        params = trees.put_back(chosen, params, flags)
-    return params

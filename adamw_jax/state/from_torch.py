@@ -56,7 +56,7 @@ def from_torch(
         PyTorch, or its name if the groups have `param_names`; or a pair of that
         and a function that puts its elements in order, such as
         `numpy.transpose` for the kernel of a linear layer, None for as it is;
-        or None, if it is to begin anew.
+        or None, if it is to begin again.
       step: the number of updates so far; needed for SGD, which does not count.
 
     Returns:
@@ -142,7 +142,7 @@ def _counterpart(groups: list[Mapping[str, Any]]) -> tuple[Transformation, dict[
         return (amsgrad if group["amsgrad"] else adamw)(rate, *map(float, group["betas"])), _ADAM
     decay, gain = float(group["momentum"]), 1 - float(group["dampening"])
     if decay and not gain:
-        raise _error("dampening is 1, so that momentum is of the first gradient", "Begin anew")
+        raise _error("dampening is 1, so that momentum is of the first gradient", "Begin again")
     buffer = scale_by_momentum(decay, gain=gain) if decay else identity()
     return chain(direction=buffer, learning_rate=scale_by_learning_rate(rate)), _SGD
 
@@ -185,7 +185,7 @@ def _step(entries: Mapping[str, Mapping[str, Any]], step: int | None) -> int:
     if len(seen) > 1:
         raise _error(
             f"the numbers of updates differ: {steps}, step={step}",
-            "Give None for the parameters that should begin anew",
+            "Give None for the parameters that should begin again",
         )
     return seen.pop()
 
@@ -196,7 +196,7 @@ def _array(entry: Mapping[str, Any], word: str, path: str, order: Any, like: Any
     if x is None:
         raise _error(
             f"there is no {word!r} for '{path}', which was never updated",
-            f"Give None for '{path}' to let it begin anew",
+            f"Give None for '{path}' to let it begin again",
         )
     x = np.asarray(x)
     sizes = [size for size in like.shape if size > 1]

@@ -1,5 +1,6 @@
-"""Leaves: which part of an expression sees which parameter, and what it holds for it."""
+"""Layout: which part of an expression sees which parameter, and what it holds for it."""
 
+import contextlib
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -8,13 +9,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from adamw_jax.core import trees
-from adamw_jax.core.combinators import chain
+from adamw_jax.core import trees, update
 from adamw_jax.core.flow import opened, slots
-from adamw_jax.core.routing import assign, masked, routed, routes
-from adamw_jax.core.slots import part, parts, swap
+from adamw_jax.core.routing import routes, ways
+from adamw_jax.core.slots import parts
 from adamw_jax.core.transformation import Transformation
-from adamw_jax.core.wrappers import scheduled
 
 
 class Reach(NamedTuple):
@@ -24,8 +23,8 @@ class Reach(NamedTuple):
       path: dotted path of the part.
       piece: the piece or combinator there.
       leaves: indices of the parameters.
-      stage: whether all of the update passes through it, as a stage of the
-        outermost chain or of a route.
+      stage: whether all of their update passes through it, as through a stage of
+        the outermost chain or of a route.
     """
 
     path: str
@@ -69,25 +68,14 @@ def reaches(tx: Transformation, params: Any) -> list[Reach]:
 
 
 def _reaches(tx, path, params, leaves, stage) -> Iterator[Reach]:
-    piece = opened(tx)
-    yield Reach(path, piece, leaves, stage)
-    wraps = {masked, routed, scheduled, chain}
-    stage = stage and (piece.factory in wraps or "wrapper" in piece.factory.declared["traits"])
-    for name, inner in slots(piece).items():
-        flags = _flags(piece, name, params)
-        chosen = tuple(leaf for leaf, flag in zip(leaves, flags, strict=True) if flag)
+    yield Reach(path, opened(tx), leaves, stage)
+    found = ways(tx, params)
+    for name, inner in slots(tx).items():
+        way = found[name]
+        chosen = tuple(leaf for leaf, flag in zip(leaves, way.flags, strict=True) if flag)
+        few = trees.select(params, way.flags) if way.split else params
         here = f"{path}.{name}" if path else name
-        yield from _reaches(inner, here, trees.select(params, flags), chosen, stage)
-
-
-def _flags(piece: Transformation, name: str, params: Any) -> list[bool]:
-    """Which of the parameters the part of a combinator in slot `name` sees."""
-    if piece.factory is routed:
-        owners = assign(piece.arguments["matchers"], tuple(slots(piece)), params)
-        return [owner == name for owner in owners]
-    if piece.factory is masked:
-        return trees.mask_flags("masked", piece.arguments["mask"], params)
-    return [True] * len(jax.tree.leaves(params))
+        yield from _reaches(inner, here, few, chosen, stage and way.whole)
 
 
 def undecided(tx: Transformation, params: Any) -> dict[int, str]:
@@ -106,26 +94,17 @@ def undecided(tx: Transformation, params: Any) -> dict[int, str]:
     return found
 
 
-def lenient(tx: Transformation) -> Transformation:
-    """The same expression with every route allowed to get no parameter."""
-    for path in ("", *parts(tx)):
-        piece = opened(part(tx, path))
-        if piece.factory is routed:
-            arguments = {**piece.arguments, "optional": tuple(slots(piece))}
-            tx = swap(tx, path, Transformation(routed, arguments))
-    return tx
-
-
-def state(tx: Transformation, params: Any) -> list[Held]:
+def state(tx: Transformation, params: Any, *, lenient: bool = False) -> list[Held]:
     """All state of an optimizer, from its structure alone.
 
     State belongs to a parameter where it stands in a subtree that has the
-    structure of the parameters; the rest (counts, keys) belongs to none."""
+    structure of the parameters; the rest (counts, keys) belongs to none.
+    `lenient` allows routes that get no parameter."""
+    with update.lenient() if lenient else contextlib.nullcontext():
+        shapes = jax.eval_shape(tx.init, params)
     treedef, known = jax.tree.structure(params), {"", *parts(tx)}
     found = []
-    for names, (kind, depth), leaf, x in _held(
-        jax.eval_shape(tx.init, params), treedef, (), NOBODY
-    ):
+    for names, (kind, depth), leaf, x in _held(shapes, treedef, (), NOBODY):
         leaf = None if leaf is not None and _scalar(x, params) else leaf
         cut = next(n for n in range(len(names), -1, -1) if ".".join(names[:n]) in known)
         path, field, name = (".".join(x) for x in (names[:cut], names[cut:], names[depth:]))

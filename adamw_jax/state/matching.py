@@ -1,8 +1,8 @@
 """Matching: which array of one optimizer's state means the same in another's.
 
 An array means what its name says (the class of state and the field), for which
-parameter, of what input: an average of gradients is not one of normalized
-gradients.  Where several mean the same, the place decides: the same slot, then
+parameter, of what input (`adamw_jax.state.history`): an average of gradients is not
+one of normalized gradients.  Where several mean the same, the place decides: the same slot, then
 a slot moved as a whole, then the same piece, then the only one left.  What is
 still ambiguous is matched with nothing.
 """
@@ -14,18 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import optax
 
-from adamw_jax.core.combinators import chain, merge, precondition
-from adamw_jax.core.flow import opened, slots
+from adamw_jax.core.flow import Formula, opened, slots
 from adamw_jax.core.slots import parts
 from adamw_jax.core.transformation import Transformation, lift
-from adamw_jax.pieces.prodigy import by_distance
+from adamw_jax.state.history import GRADIENT, History, histories
 from adamw_jax.state.layout import Held, state
-
-# What is averaged behind a piece of one of these traits is something else than before it.
-_CHANGES = {
-    *("squares", "root", "scale_invariant", "sign", "estimate", "average", "correction"),
-    *("learning_rate", "scale"),
-}
+from adamw_jax.state.recurrence import Recurrence, recurrence
 
 
 class Entry(NamedTuple):
@@ -34,13 +28,13 @@ class Entry(NamedTuple):
     Attributes:
       held: where it is and what it is called.
       piece: the piece.
-      sees: the pieces upstream that change the meaning of what it receives.
+      sees: what has happened to the gradient before the piece receives it.
       value: the array, None if there is none yet.
     """
 
     held: Held
     piece: Transformation
-    sees: tuple[str, ...]
+    sees: History
     value: Any = None
 
     @property
@@ -58,7 +52,7 @@ class Entry(NamedTuple):
     def called(self) -> tuple:
         """What it is, wherever it stands."""
         kind = self.held.kind or self.piece.factory
-        return kind, self.held.name, self.held.leaf
+        return kind.__name__, self.held.name, self.held.leaf
 
     @property
     def meaning(self) -> tuple:
@@ -69,28 +63,14 @@ class Entry(NamedTuple):
 def entries(tx: optax.GradientTransformation, params: Any) -> list[Entry]:
     """Every array of the state of `tx`, in the order in which JAX flattens it."""
     tx = lift(tx)
-    pieces, seen = {"": tx, **parts(tx)}, dict(_inputs(tx, "", ()))
-    return [Entry(h, opened(pieces[h.path]), seen[h.path]) for h in state(tx, params)]
+    pieces, seen = {"": tx, **parts(tx)}, histories(tx, params)
+    anywhere = {path: sees for met in reversed(seen) for path, sees in met.items()}
 
+    def sees(held: Held) -> History:
+        met = anywhere if held.leaf is None else seen[held.leaf]
+        return met.get(held.path, GRADIENT)
 
-def _inputs(tx: Transformation, path: str, sees: tuple) -> Iterator[tuple[str, tuple]]:
-    """The path of every part, with what is upstream of it."""
-    yield path, sees
-    piece = opened(tx)
-    if piece.factory is by_distance:  # gives its part multiples of the gradient
-        sees = (*sees, "by_distance")
-    for name, part in slots(piece).items():
-        turned = ("basis",) if name == "denominator" and "basis" in slots(piece) else ()
-        yield from _inputs(part, f"{path}.{name}" if path else name, (*sees, *turned))
-        if piece.factory is chain:
-            sees = (*sees, *_changes(part))
-
-
-def _changes(tx: Transformation) -> Iterator[str]:
-    for part in map(opened, (tx, *parts(tx).values())):
-        changes = _CHANGES & set(part.factory.declared["traits"])
-        if changes or part.factory in (precondition, merge):
-            yield part.factory.__name__
+    return [Entry(h, opened(pieces[h.path]), sees(h)) for h in state(tx, params)]
 
 
 def _ends_alike(old: Entry, new: Entry) -> bool:
@@ -141,13 +121,20 @@ def source(old: list[Entry], entry: Entry) -> list[int]:
     named = [i for i in loose if old[i].called == entry.called]
     tiers = [[i for i in named if related(old[i], entry)] for related in _TIERS[:2]]
     tiers.append(named)
-    if entry.held.name == "count" and "wrapper" not in entry.piece.factory.declared["traits"]:
+    if entry.held.name == "count" and not _counts_its_own(entry.piece):
         tiers.append([i for i in loose if old[i].held.name == "count"])
     found: list[int] = next(filter(None, tiers), [])
-    if any(not np.array_equal(old[i].value, old[found[0]].value) for i in found):
+    bits = {np.asarray(old[i].value).tobytes() for i in found}  # a NaN is equal to itself
+    if len(bits) > 1:
         return []
     shared = lambda i: len(set(old[i].place) & set(entry.place))
     return sorted(found, key=shared, reverse=True)
+
+
+def _counts_its_own(piece: Transformation) -> bool:
+    """Whether a count tells how long what is inside the piece has been there; that of a
+    schedule for a part only tells the time."""
+    return "tx" in slots(piece) and not piece.factory.declared["now"]
 
 
 def scope(new: list[Entry], entry: Entry) -> list[int]:
@@ -157,9 +144,7 @@ def scope(new: list[Entry], entry: Entry) -> list[int]:
     that stand nearest."""
     arrays = [i for i, e in enumerate(new) if e.held.leaf is not None]
     own = [i for i in arrays if new[i].place == entry.place]
-    traits = entry.piece.factory.declared["traits"]
-    corrects = getattr(entry.held.kind, "_fields", ()) == ("count",) or "correction" in traits
-    if own or not corrects:
+    if own or not _corrects(entry):
         return own
     for n in range(len(entry.place), -1, -1):
         near = [i for i in arrays if new[i].place[:n] == entry.place[:n]]
@@ -168,14 +153,44 @@ def scope(new: list[Entry], entry: Entry) -> list[int]:
     return []
 
 
+def _corrects(entry: Entry) -> bool:
+    """Whether a number tells the age of arrays that others keep."""
+    if isinstance(entry.piece.body, Formula):
+        return getattr(entry.held.kind, "_fields", ()) == ("count",) and "t" in (
+            entry.piece.body.reads
+        )
+    return "correction" in entry.piece.factory.declared["traits"]
+
+
 def older(new: list[Entry], kept: Collection[int]) -> Iterator[tuple[int, int]]:
     """Averages that are kept, each with squares of the same parameter that are not."""
-    traits = [e.piece.factory.declared["traits"] for e in new]
-    young = {e.held.leaf: i for i, e in enumerate(new) if "squares" in traits[i] and i not in kept}
-    young.pop(None, None)
+    young = {
+        e.held.leaf: i
+        for i, e in enumerate(new)
+        if e.held.leaf is not None and i not in kept and _is_of_squares(e)
+    }
     for j in kept:
-        if "average" in traits[j] and "squares" not in traits[j] and new[j].held.leaf in young:
+        if new[j].held.leaf in young and _is_average(new[j]):
             yield j, young[new[j].held.leaf]
+
+
+def follows(entry: Entry) -> Recurrence | None:
+    """How the array is renewed, where that can be told."""
+    field, *_ = entry.held.name.split(".")
+    return recurrence(entry.piece, field)
+
+
+def _is_of_squares(entry: Entry) -> bool:
+    how = follows(entry)
+    return how.power == 2 if how else "squares" in entry.piece.factory.declared["traits"]
+
+
+def _is_average(entry: Entry) -> bool:
+    """Whether an array remembers more than one of what it was shown, and no squares."""
+    how, traits = follows(entry), entry.piece.factory.declared["traits"]
+    if how:
+        return how.power == 1 and bool(np.any(how.decay))
+    return "average" in traits and "squares" not in traits
 
 
 def reason(old: list[Entry], entry: Entry, used: Collection[int]) -> str:
@@ -192,7 +207,7 @@ def reason(old: list[Entry], entry: Entry, used: Collection[int]) -> str:
     fits = [e for e in alike if e.sees == entry.sees]
     if fits:
         return f"was {_aval(fits[0].held)}, is {_aval(entry.held)}"
-    said = lambda sees: ", ".join(sees) or "nothing"
+    said = lambda sees: ", ".join(sees.words) or "nothing"
     return f"{alike[0].name} had {said(alike[0].sees)} before it, this has {said(entry.sees)}"
 
 

@@ -1,4 +1,4 @@
-"""State by name: read, reset, and carried to another optimizer (`adamw_jax.transplanting`)."""
+"""State by name: what it knows, read; and one part of it, reset."""
 
 import functools
 from collections.abc import Callable
@@ -182,7 +182,8 @@ def _zeroed(node: Any, owner: Any, where: str) -> Any:
         inside = f"{where}." if where else ""
         return treedef.unflatten(_zeroed(x, owner, inside + name) for name, x in children.items())
     ours = owner is not None and owner.__module__.startswith("adamw_jax.")
-    at_zero = all(start == 0 for start in getattr(owner, "starts", ()))
+    starts = (getattr(x, "start", x) for x in getattr(owner, "starts", ()))  # of the tree, too
+    at_zero = all(start == 0 for start in starts)
     if not (ours or hasattr(owner, "starts")) or owner in _OTHERWISE or not at_zero:
         raise ValueError(
             f"reset: {where!r} may begin at something else than 0. "

@@ -4,13 +4,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from adamw_jax.core.diff import diff
 from adamw_jax.core.transformation import Transformation, lift
 from adamw_jax.core.trees import cast, dtype_of, path_names, path_text
-from adamw_jax.pieces.moments import scale_by_momentum
-from adamw_jax.state.matching import Entry, entries, older, pair, reason, scope, source
+from adamw_jax.state.matching import Entry, entries, follows, older, pair, reason, scope, source
 
 
 class Move(NamedTuple):
@@ -34,7 +34,7 @@ class Report(NamedTuple):
 
     Attributes:
       kept: carried from the old state to the new one.
-      reset: begin anew, as `init` makes them.
+      reset: begin again, as `init` makes them.
       dropped: old ones that the new optimizer has no place for.
     """
 
@@ -83,15 +83,19 @@ def transplant(
     An array is kept, to the bit, where the new optimizer has one of the same
     name, shape and dtype for the same parameter, that sees the same gradients:
     in the same slot, or in another where there is no doubt which.  All others
-    begin anew, and the report says why.
+    begin again, and the report says why.
 
+    * The same gradients are those that the same has happened to: clipping, an L2 term
+      or another combinator in front change nothing, squares, signs, quotients and
+      averages do.  What a foreign piece does nobody knows; behind it an array is kept
+      only if the very same piece stands before both.
     * Another hyperparameter is no obstacle; the report notes it.
     * An average (`gain=None`) that becomes a sum, or the reverse, is multiplied
       by the quotient of their gains: `momentum` and `heavy_ball` convert.
     * A count is kept with the averages whose age it tells, or not at all: if
-      one of them begins anew, so do the others that share the count.
+      one of them begins again, so do the others that share the count.
     * No old average is divided by the root of a second moment that begins
-      anew: such a step has no bound.  Both begin anew.
+      again: such a step has no bound.  Both begin again.
 
     Args:
       old_state: the state of `old_tx`, or what Orbax restores without a target:
@@ -160,48 +164,56 @@ def _sources(old: list[Entry], new: list[Entry]) -> tuple[dict[int, list[int]], 
         """What cannot be kept since something that belongs to it is not."""
         for j, near in scopes.items():
             if not numbers[j] or not all(i in pairs for i in near):
-                note = f"shares {new[j].name} with what begins anew"
+                note = f"shares {new[j].name} with what begins again"
                 yield from ((i, note) for i in near if i in pairs)
         for j, i in older(new, pairs):
-            yield j, f"{new[i].name} begins anew"
+            yield j, f"{new[i].name} begins again"
 
     while found := dict(torn()):
         notes |= found
         pairs = {j: i for j, i in pairs.items() if j not in found}
     for j, near in scopes.items():
         if near and near[0] not in pairs:
-            numbers[j], notes[j] = [], f"begins anew with {new[near[0]].name}"
+            numbers[j], notes[j] = [], f"begins again with {new[near[0]].name}"
     return {j: [i] for j, i in pairs.items()} | {j: i for j, i in numbers.items() if i}, notes
 
 
-def _gain_ratio(old: Entry, new: Entry) -> float:
-    """By what to multiply a momentum: its gain over what it was, an average's being 1 - decay."""
-    if old.piece.factory is not scale_by_momentum or new.piece.factory is not scale_by_momentum:
+def _gain_ratio(old: Entry, new: Entry) -> Any:
+    """By what to multiply a sum of what it was shown: its gain over what it was.
+
+    That of an average is 1 - decay, and one average is as good as another."""
+    if old.piece == new.piece:
         return 1.0
-    was, now = old.piece.arguments, new.piece.arguments["gain"]
-    if was["gain"] is None and now is None:
+    was, now = follows(old), follows(new)
+    sums = was and now and was.power == now.power == 1
+    if not sums or (was.averages and now.averages):
         return 1.0
-    average = 1 - float(was["decay"])  # as an average of the same gradients
-    gains = [average if gain is None else float(gain) for gain in (now, was["gain"])]
-    return gains[0] / gains[1]
+    gain = 1 - was.decay if now.averages else now.gain
+    with np.errstate(all="ignore"):
+        ratio = gain / (1 - was.decay if was.averages else was.gain)
+    # Where nothing was gathered, or nobody knows how much, it is kept as it is.
+    return np.where(np.isfinite(ratio), ratio, 1.0)[()]
 
 
 def _carried(old: Entry, new: Entry, like: Any) -> jax.Array:
-    ratio = _gain_ratio(old, new)
     if old.held.leaf is None:
         return jnp.array(old.value)  # one that serves twice must not be donated twice
-    x = jnp.asarray(old.value)
-    return x if ratio == 1 else x * cast(ratio, x)
+    x, ratio = jnp.asarray(old.value), _gain_ratio(old, new)
+    return x if np.all(ratio == 1) else x * cast(ratio, x)
 
 
 def _note(old: Entry, new: Entry) -> str:
     """What has changed about what is kept."""
-    ratio = _gain_ratio(old, new)
-    if old.piece.factory is not new.piece.factory:
-        notes = [f"{old.piece.factory.__name__} -> {new.piece.factory.__name__}"]
+    was, now = old.piece, new.piece
+    names = was.factory.__name__, now.factory.__name__
+    if type(was.body) is not type(now.body) or names[0] != names[1]:
+        notes = [" -> ".join(names)]
     else:
-        notes = [str(c) for c in diff(old.piece, new.piece) if c.path in new.piece.arguments]
-    return ", ".join(notes + [f"times {ratio:g}"] * (ratio != 1))
+        notes = [str(c) for c in diff(was, now) if c.path in now.arguments]
+    ratio = 1.0 if old.held.leaf is None else _gain_ratio(old, new)
+    if np.all(ratio == 1):
+        return ", ".join(notes)
+    return ", ".join([*notes, "times " + (f"{ratio:g}" if np.ndim(ratio) == 0 else "an array")])
 
 
 def _report(old, new, found, notes, params) -> Report:

@@ -90,7 +90,7 @@ def when_due(due: jax.Array, every: int, measure: Any, old: Any, *operands: Any)
 
 
 @transformation(equation="u", traits=("linear",))
-def probe(name: str, every: Count = 1):
+def probe(name: str, every: Count = 1) -> optax.GradientTransformation:
     """u -> u, and keeps statistics of u: RMS, largest magnitude, number of non-finite arrays.
 
     Read them with `metrics(state)`, as "<name>/rms", "<name>/largest" and

@@ -3,6 +3,7 @@
 What is measured is kept in the state, see `adamw_jax.telemetry`.
 """
 
+import ast
 import functools
 from collections.abc import Iterator
 from typing import Any
@@ -11,56 +12,75 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from adamw_jax.core.combinators import chain
+from adamw_jax.core import trees
 from adamw_jax.core.domains import Count
-from adamw_jax.core.flow import opened, slots
+from adamw_jax.core.flow import Flow, opened, slots
 from adamw_jax.core.numerics import abs_squared, count_up, divide, safe_sqrt
-from adamw_jax.core.routing import masked, routed, routes
+from adamw_jax.core.routing import routes, ways
+from adamw_jax.core.saying import understood
 from adamw_jax.core.slots import parts, state_of
 from adamw_jax.core.transformation import Transformation, expect_parts, transformation
 from adamw_jax.core.trees import cast
 from adamw_jax.core.update import init_part, update_part
-from adamw_jax.pieces.clipping import clip_by_global_norm
-from adamw_jax.pieces.scaling import identity
-from adamw_jax.pieces.skip_nonfinite import skip_nonfinite
 from adamw_jax.telemetry.metrics import (
     ObserveState,
     Readings,
     is_always,
     learning_rates,
-    probe,
     scalar,
     when_due,
 )
 
 
-def _branches(tx: Transformation, state: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+def _branches(tx: Transformation, state: Any, params: Any, name: str = "") -> Iterator[tuple]:
     """The name, transformation and state of each route, as `routes` names them."""
-    tx = opened(tx)
-    if tx.factory is routed:
-        for key, branch in slots(tx).items():
-            yield from _branches(branch, state[key], ".".join(filter(None, (name, key))))
-        return
-    inside = lambda part: any(opened(p).factory is routed for p in (part, *parts(part).values()))
-    for key, part in slots(tx).items():
-        if tx.factory is not masked and inside(part):
-            yield from _branches(part, state_of(state, key), name)
-            return
-    yield name or "all", tx, state
+    inside = slots(tx)
+    for slot, way in ways(tx, params).items():
+        few = trees.select(params, way.flags) if way.split else params
+        if way.route or _is_routed(inside[slot], few):
+            here = ".".join(filter(None, (name, slot if way.route else "")))
+            yield from _branches(inside[slot], state_of(state, slot), few, here)
+            if not way.route:
+                return
+    if not any(way.route for way in ways(tx, params).values()):
+        yield name or "all", tx, state
 
 
-def _first_clip(tx: Transformation) -> Any:
+def _is_routed(tx: Transformation, params: Any) -> bool:
+    """Whether there are routes in a part."""
+    found, inside = ways(tx, params), slots(tx)
+    if any(way.route for way in found.values()):
+        return True
+    few = lambda way: trees.select(params, way.flags) if way.split else params
+    return any(_is_routed(inside[slot], few(way)) for slot, way in found.items())
+
+
+def _first_clip(tx: Transformation, params: Any) -> Any:
     """The norm to which the raw gradient is clipped, None if nothing clips it first."""
     tx = opened(tx)
-    if tx.factory is clip_by_global_norm:
-        return tx.arguments["max_norm"]
-    if tx.factory is chain:
-        stages = (opened(part) for part in slots(tx).values())
-        first = next((s for s in stages if s.factory not in (identity, probe)), None)
-        return first and _first_clip(first)
-    if tx.factory in (observe, skip_nonfinite):
-        return _first_clip(tx.arguments["tx"])
+    if {"clip", "global"} <= set(tx.factory.declared["traits"]):
+        return tx.arguments.get("max_norm")
+    for slot, way in ways(tx, params).items():
+        part = slots(tx)[slot]
+        norm = _first_clip(part, params) if way.whole and not way.split and _shows(tx) else None
+        if norm is not None or not _passes(part):
+            return norm
     return None
+
+
+def _shows(tx: Transformation) -> bool:
+    """Whether the parts of an expression receive what it receives, if they are the first."""
+    if isinstance(tx.body, Flow):
+        return True
+    said = understood(tx)
+    shown = said is not None and not said.statements and ast.unparse(said.result) == "tx(u)"
+    return shown and not tx.factory.declared["now"]
+
+
+def _passes(tx: Transformation) -> bool:
+    """Whether a piece passes on what it receives."""
+    said = understood(opened(tx))
+    return said is not None and not said.statements and ast.unparse(said.result) == "u"
 
 
 def _learning_rate(state: Any) -> Any:
@@ -121,13 +141,13 @@ def _measure(tx: Transformation, g: Any, u: Any, p: Any, state: Any) -> tuple[Re
     """The readings over all, and by route if there is more than one way to go."""
     table, owners = _table(g, u, p), list(routes(tx, p).values())
     sizes = [x.size for x in jax.tree.leaves(p)]
-    overall = _readings(table, sum(sizes), state, _first_clip(tx))
+    overall = _readings(table, sum(sizes), state, _first_clip(tx, p))
     by_route = {}
-    for name, branch, own in _branches(tx, state):
+    for name, branch, own in _branches(tx, state, p):
         rows = [i for i, owner in enumerate(owners) if owner == name != "all"]
         if rows:
             size = sum(sizes[i] for i in rows)
-            by_route[name] = _readings(table[jnp.array(rows)], size, own, _first_clip(branch))
+            by_route[name] = _readings(table[jnp.array(rows)], size, own, _first_clip(branch, p))
     return overall, by_route
 
 
@@ -149,7 +169,7 @@ def _is_heavy(step: Any, *operands: Any) -> bool:
 
 
 @transformation(equation="tx(u)")
-def observe(tx: optax.GradientTransformation, *, every: Count = 1):
+def observe(tx: optax.GradientTransformation, *, every: Count = 1) -> optax.GradientTransformation:
     """u -> tx(u), and keeps what `tx` makes of it.
 
     Read with `metrics(state)`.  Over all parameters, and for each route of a

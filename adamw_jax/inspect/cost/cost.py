@@ -93,7 +93,7 @@ class Cost:
         bound by memory, and the least that any other takes."""
         return None if self.bandwidth is None else self.bytes / self.bandwidth
 
-    def __str__(self):
+    def __str__(self) -> str:
         each = lambda total: f"{total / max(self.parameters, 1):8.3f} a parameter"
         rows = [
             ("bytes moved", f"{each(self.bytes)}, {self.bytes:,.0f} in all"),

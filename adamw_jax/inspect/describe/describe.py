@@ -20,7 +20,7 @@ from adamw_jax.core.transformation import Transformation, lift
 from adamw_jax.inspect.describe import advice, report
 from adamw_jax.inspect.describe.facts import UNKNOWN, decay_of, factor_of, rate_of
 from adamw_jax.schedules import Schedule
-from adamw_jax.state.layout import Held, Reach, lenient, reaches, state, undecided
+from adamw_jax.state.layout import Held, Reach, reaches, state, undecided
 
 
 class Leaf(NamedTuple):
@@ -102,7 +102,7 @@ class Description:
         """Bytes of state for each parameter; float32 AdamW has 8."""
         return sum(self.totals.by_piece.values())
 
-    def __str__(self):
+    def __str__(self) -> str:
         return report.text(self)
 
     __repr__ = __str__
@@ -140,7 +140,8 @@ def describe(tx: optax.GradientTransformation, params: Any) -> Description:
     known = trees.select(params, [i not in doubtful for i in range(count)]) if doubtful else params
     seen = [r._replace(leaves=tuple(decided[i] for i in r.leaves)) for r in reaches(tx, known)]
     held = [
-        h if h.leaf is None else h._replace(leaf=decided[h.leaf]) for h in state(lenient(tx), known)
+        h if h.leaf is None else h._replace(leaf=decided[h.leaf])
+        for h in state(tx, known, lenient=True)
     ]
     names = dict(zip(decided, routes(tx, known).values(), strict=True))
     leaves = _leaves(params, seen, held, names)

@@ -181,7 +181,7 @@ class Finding(NamedTuple):
     cure: str
     severity: str
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.severity}: {self.rule} at {self.path!r}: {self.message}. {self.cure}"
 
 
