@@ -1,6 +1,6 @@
 """The printed update rules are what the optimizers do: they are run, not looked at.
 
-If the LaTeX changes on purpose, write its golden file anew:
+If the LaTeX changes on purpose, write its golden file again:
 `PYTHONPATH=tests python tests/test_equations.py`.
 """
 
