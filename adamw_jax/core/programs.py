@@ -116,7 +116,8 @@ def is_data(value: Any) -> bool:
     """Whether a schedule is data all through, and holds no Python of the user's."""
     if not hasattr(value, "factory"):
         return False
-    return all(is_data(x) for x in value.arguments.values() if callable(x))
+    inside = jax.tree.leaves(dict(value.arguments), is_leaf=callable)
+    return all(is_data(x) for x in inside if callable(x))
 
 
 def numbers(node: Node) -> list[Any]:
