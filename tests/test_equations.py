@@ -1,6 +1,6 @@
 """The printed update rules are what the optimizers do: they are run, not looked at.
 
-If the LaTeX changes on purpose, write its golden file anew:
+If the LaTeX changes on purpose, write its golden file again:
 `PYTHONPATH=tests python tests/test_equations.py`.
 """
 
@@ -372,6 +372,24 @@ def test_schedules():
     assert r"\operatorname{relative}(\eta)(t - 1) \lambda" in aj.equations(decay)
 
 
+WRITTEN = {  # schedule: how it is written where it is used
+    aj.piecewise(0.1, {10: 0.5}): "piecewise(0.1, ((10, 0.5),))(t - 1)*g",
+    aj.join_schedules((aj.linear_warmup(0.1, 4), 0.1), (4,)): (
+        "join_schedules((linear_warmup(0.1, 4), 0.1), (4,))(t - 1)*g"
+    ),
+    0.7 * aj.cosine(0.1, 100): "0.7*cosine(0.1, 100)(t - 1)*g",
+    aj.constant(0.1) + aj.capped_inverse_sqrt(0.1): "(0.1 + minimum(0.1, 1/sqrt(t)))*g",
+    aj.shift(2 * aj.constant(0.1), 3): "shift(2*constant(0.1), 3)(t - 1)*g",
+}
+
+
+@pytest.mark.parametrize("schedule", WRITTEN, ids=repr)
+def test_schedules_of_schedules(schedule):
+    assert aj.equations(aj.sgd(schedule), "text") == f"theta = theta - {WRITTEN[schedule]}"
+    assert r"\eta(t - 1) g_t" in aj.equations(aj.sgd(schedule))
+    assert aj.equations(aj.sgd(schedule), symbols=False)
+
+
 def test_old_state_has_the_old_index():
     lion = aj.equations(aj.lion(1e-3))
     assert r"\operatorname{sign}(\beta_1 m_{t-1} + (1 - \beta_1) g_t)" in lion
@@ -384,6 +402,8 @@ def test_old_state_has_the_old_index():
 def test_arrays_and_tracers_are_names():
     rates = jnp.array([0.1, 0.2])
     assert "theta - learning_rate*g" in aj.equations(aj.sgd(rates), "text")
+    swept = aj.sgd(aj.cosine(rates, 100, end=rates / 2))
+    assert "cosine(peak, 100, end=end)(t - 1)*g" in aj.equations(swept, "text")
     seen = []
     jax.jit(lambda rate: seen.append(aj.equations(aj.sgd(rate), "text")) or rate)(0.1)
     assert seen == ["theta = theta - learning_rate*g"]
