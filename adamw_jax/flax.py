@@ -82,7 +82,7 @@ def evaluation_model(model: nnx.Module, optimizer: nnx.Optimizer[Any]) -> nnx.Mo
     For an optimizer that averages, such as `schedule_free_adamw`, these are not
     the parameters that are trained.  Nothing else changes: call `.eval()` on the
     copy to switch dropout off.  Batch statistics were gathered at the parameters
-    that are trained; run a few batches through the copy first to gather them anew.
+    that are trained; run a few batches through the copy first to gather them again.
 
     Args:
       model: that is trained.

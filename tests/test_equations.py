@@ -1,6 +1,6 @@
 """The printed update rules are what the optimizers do: they are run, not looked at.
 
-If the LaTeX changes on purpose, write its golden file anew:
+If the LaTeX changes on purpose, write its golden file again:
 `PYTHONPATH=tests python tests/test_equations.py`.
 """
 
@@ -166,6 +166,17 @@ def test_the_text_is_the_optimizer(name, x64):
 
 
 @every_optimizer
+def test_the_text_is_true_where_all_begins_at_zero(name, x64):
+    tx = factories()[name](aj.linear_warmup(0.05, 4))
+    theta, grads = problem()
+    grads[0] = 0  # and so is the first rate
+    rate = lambda *args: lambda count: np.asarray(aj.linear_warmup(*args)(count))
+    with np.errstate(divide="ignore"):  # a bound over a norm of 0 is no bound
+        text = aj.equations(tx, "text")
+        assert_describes(text, tx, theta, grads, route="muon", linear_warmup=rate)
+
+
+@every_optimizer
 def test_every_optimizer_is_written_out(name):
     # no piece of the package is left as a function of its input
     known = {*functions(), "capped_inverse_sqrt"}
@@ -309,6 +320,37 @@ def test_what_has_no_effect_vanishes():
     assert r"\eta" in aj.equations(aj.sgd(0.0))
 
 
+def test_state_that_has_no_effect_is_there_and_says_so(x64):
+    tx = aj.ademamix(0.05, alpha=0.0)
+    lines = aj.equations(tx, "text").splitlines()
+    assert [line for line in lines if line.endswith("  # has no effect")] == [
+        "m_slow = 0.9999*m_slow + (1 - 0.9999)*g  # has no effect"
+    ]
+    assert_describes("\n".join(lines), tx)
+    assert aj.equations(tx).count(r"\qquad \text{(has no effect)}") == 1
+    assert "no effect" not in aj.equations(aj.ademamix(0.05), "text")
+    unused = aj.fork(a=aj.chain(aj.square(), aj.running_max()), b=aj.identity())
+    text = aj.equations(aj.chain(unused, aj.pick("b")), "text")
+    assert text == "u_max = maximum(u_max, g**2)  # has no effect\ntheta = theta + g"
+
+
+STAGES = {
+    "masked": lambda: aj.masked(aj.scale(0.9), {"kernel": True}),
+    "masked state": lambda: aj.masked(aj.scale_by_adam(), {"kernel": True}),
+    "interpolate": lambda: aj.interpolate(0.5, aj.sign()),
+    "precondition": lambda: aj.precondition(aj.identity(), aj.chain(aj.square(), aj.root(0.1))),
+    "join": lambda: aj.join(lambda a, b: abs(a) * a + b, a=aj.identity(), b=aj.sign()),
+    "delay": lambda: aj.delay(aj.scale_by_momentum(0.9), 2),
+    "clip": lambda: aj.clip_by_global_norm(0.5),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
+def test_equations_grow_with_the_expression(stage):
+    length = lambda n: len(aj.equations(aj.chain(*(stage() for _ in range(n))), "text"))
+    assert length(16) - length(8) < 2.5 * (length(8) - length(4))
+
+
 def test_names_that_are_wanted_twice():
     lines = aj.equations(aj.ademamix(1e-3), "text")
     assert "m_fast = 0.9*m_fast" in lines
@@ -332,6 +374,24 @@ def test_schedules():
     assert r"\operatorname{relative}(\eta)(t - 1) \lambda" in aj.equations(decay)
 
 
+WRITTEN = {  # schedule: how it is written where it is used
+    aj.piecewise(0.1, {10: 0.5}): "piecewise(0.1, ((10, 0.5),))(t - 1)*g",
+    aj.join_schedules((aj.linear_warmup(0.1, 4), 0.1), (4,)): (
+        "join_schedules((linear_warmup(0.1, 4), 0.1), (4,))(t - 1)*g"
+    ),
+    0.7 * aj.cosine(0.1, 100): "0.7*cosine(0.1, 100)(t - 1)*g",
+    aj.constant(0.1) + aj.capped_inverse_sqrt(0.1): "(0.1 + minimum(0.1, 1/sqrt(t)))*g",
+    aj.shift(2 * aj.constant(0.1), 3): "shift(2*constant(0.1), 3)(t - 1)*g",
+}
+
+
+@pytest.mark.parametrize("schedule", WRITTEN, ids=repr)
+def test_schedules_of_schedules(schedule):
+    assert aj.equations(aj.sgd(schedule), "text") == f"theta = theta - {WRITTEN[schedule]}"
+    assert r"\eta(t - 1) g_t" in aj.equations(aj.sgd(schedule))
+    assert aj.equations(aj.sgd(schedule), symbols=False)
+
+
 def test_old_state_has_the_old_index():
     lion = aj.equations(aj.lion(1e-3))
     assert r"\operatorname{sign}(\beta_1 m_{t-1} + (1 - \beta_1) g_t)" in lion
@@ -344,6 +404,8 @@ def test_old_state_has_the_old_index():
 def test_arrays_and_tracers_are_names():
     rates = jnp.array([0.1, 0.2])
     assert "theta - learning_rate*g" in aj.equations(aj.sgd(rates), "text")
+    swept = aj.sgd(aj.cosine(rates, 100, end=rates / 2))
+    assert "cosine(peak, 100, end=end)(t - 1)*g" in aj.equations(swept, "text")
     seen = []
     jax.jit(lambda rate: seen.append(aj.equations(aj.sgd(rate), "text")) or rate)(0.1)
     assert seen == ["theta = theta - learning_rate*g"]

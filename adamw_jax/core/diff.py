@@ -152,7 +152,7 @@ def _holds_parts(value: Any) -> bool:
     return any(isinstance(x, Transformation) for x in jax.tree.leaves(value, is_leaf=is_node))
 
 
-def _stages(mine: list, theirs: list, path: str) -> list[Change] | None:
+def _stages(mine: list[Any], theirs: list[Any], path: str) -> list[Change] | None:
     """The differences of two sequences by position, of which one has more stages in front or at
     the end; None if the others have nothing in common."""
     count, found = max(len(mine), len(theirs)), []

@@ -94,6 +94,15 @@ LearningRate = Annotated[
 ]
 
 
+Term = Annotated[optax.ScalarOrSchedule, Domain("a finite number, or a schedule", read=_rate)]
+
+
+Divisor = Annotated[
+    optax.ScalarOrSchedule,
+    Domain("a number other than 0, or a schedule", lambda x: callable(x) or x != 0, _rate),
+]
+
+
 ASchedule = Annotated[Callable[..., Any], Domain("a schedule", callable, lambda x: x)]
 
 
@@ -112,6 +121,12 @@ Whole = Annotated[int, Domain("a whole number, at least 0", lambda x: x >= 0, _w
 Steps = Annotated[
     jax.typing.ArrayLike,
     Domain("a number of steps (not a share of them), at least 0", lambda x: x >= 0, _steps),
+]
+
+
+Period = Annotated[
+    jax.typing.ArrayLike,
+    Domain("a number of steps (not a share of them), above 0", lambda x: x > 0, _steps),
 ]
 
 

@@ -112,7 +112,8 @@ class Expression:
     @functools.cached_property
     def children(self) -> tuple[Any, ...]:
         """The arguments as JAX sees them: what is not data wrapped in `Structure`."""
-        wrap = lambda x: x if isinstance(x, (Expression, *self.data)) else Structure(x)
+        data = lambda x: isinstance(x, (Expression, *self.data)) and not isinstance(x, bool)
+        wrap = lambda x: x if data(x) else Structure(x)
         return tuple(jax.tree.map(wrap, x, is_leaf=is_node) for x in self.arguments.values())
 
     def tree_flatten_with_keys(self) -> tuple[tuple[Any, ...], Any]:

@@ -116,7 +116,8 @@ def is_data(value: Any) -> bool:
     """Whether a schedule is data all through, and holds no Python of the user's."""
     if not hasattr(value, "factory"):
         return False
-    return all(is_data(x) for x in value.arguments.values() if callable(x))
+    inside = jax.tree.leaves(dict(value.arguments), is_leaf=callable)
+    return all(is_data(x) for x in inside if callable(x))
 
 
 def numbers(node: Node) -> list[Any]:
@@ -214,6 +215,11 @@ class _OnLeaf(Reading):
 
     def piece(self, tx: Any, u: Any, path: Path) -> Any:
         i, body, name = self.pieces[path], tx.body, tx.factory.__name__
+        if isinstance(u, dict):
+            raise ValueError(
+                f"{name}: got {len(u)} arrays of updates for 1 parameters. Pass one each; of the "
+                "branches of a fork make one by merge or pick."
+            )
         old, inputs = self.inputs.fields[i], self.inputs
         finer = widest(u.dtype, *(x.dtype for x in old.values()))
         known = {k: in_precision(x, finer) for k, x in old.items()} | inputs.shared[i]

@@ -7,12 +7,14 @@ and calls, and nothing else; no code of the text is ever run.
 import ast
 import importlib
 import inspect
+import operator
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from adamw_jax.core.expression import Expression
 from adamw_jax.core.transformation import Transformation
+from adamw_jax.schedules import Schedule
 
 LONGEST = 20_000  # characters; far beyond any expression that a person would write
 
@@ -32,7 +34,8 @@ def parse(text: str, names: Mapping[str, Callable] | None = None) -> Transformat
 
     The text may call the pieces, combinators, optimizers and schedules of the
     package, and `swap`, `replace`, `part` and `expand`, with numbers, strings,
-    True, False, None, tuples, lists, dicts and one another as arguments.
+    True, False, None, tuples, lists, dicts and one another as arguments, and do
+    arithmetic with schedules: `0.7 * cosine(0.1, 100)`.
 
     Args:
       text: for example 'swap(adamw(3e-3), "weight_decay", identity())'.
@@ -100,7 +103,6 @@ def _pointing(text: str, line: int, column: int, message: str) -> str:
 
 _KINDS = {
     "Attribute": "an attribute",
-    "BinOp": "arithmetic",
     "BoolOp": "logic",
     "Compare": "a comparison",
     "JoinedStr": "a formatted string",
@@ -108,6 +110,14 @@ _KINDS = {
     "NamedExpr": "an assignment",
     "Starred": "an unpacked argument",
     "Subscript": "an index",
+}
+
+
+_OPERATORS: Mapping[type[ast.operator], Callable] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
 }
 
 
@@ -139,9 +149,17 @@ class _Reader:
 
     def _unaryop(self, node: ast.UnaryOp) -> Any:
         value = self.read(node.operand)
-        if not isinstance(node.op, ast.USub | ast.UAdd) or not _is_number(value):
-            raise self.error(node, "only a number may have a sign")
+        signed = isinstance(node.op, ast.USub | ast.UAdd)
+        if not signed or not (_is_number(value) or isinstance(value, Schedule)):
+            raise self.error(node, "only a number may have a sign, or a schedule")
         return -value if isinstance(node.op, ast.USub) else value
+
+    def _binop(self, node: ast.BinOp) -> Any:
+        left, right = self.read(node.left), self.read(node.right)
+        operate = _OPERATORS.get(type(node.op))
+        if operate is None or not any(isinstance(x, Schedule) for x in (left, right)):
+            raise self.error(node, "arithmetic is for schedules, with + - * /")
+        return self._done(node, operate, left, right)
 
     def _tuple(self, node: ast.Tuple) -> Any:
         return tuple(map(self.read, node.elts))
@@ -184,6 +202,9 @@ class _Reader:
                 if name in kwargs:
                     raise self.error(keyword, f"{name!r} is given twice")
                 kwargs[name] = value
+        return self._done(node, function, *args, **kwargs)
+
+    def _done(self, node: ast.expr, function: Callable, *args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
         except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:

@@ -185,8 +185,9 @@ def _gain_ratio(old: Entry, new: Entry) -> Any:
     if old.piece == new.piece:
         return 1.0
     was, now = follows(old), follows(new)
-    sums = was and now and was.power == now.power == 1
-    if not sums or (was.averages and now.averages):
+    if was is None or now is None or not was.power == now.power == 1:
+        return 1.0
+    if was.averages and now.averages:
         return 1.0
     gain = 1 - was.decay if now.averages else now.gain
     with np.errstate(all="ignore"):

@@ -264,29 +264,23 @@ class Walk(Reading):
         if name == "mask" or not callable(value):
             plain = value is None or isinstance(value, str | bool)
             return ast.Constant(value) if plain else ast.Name(self.share(value, name))
-        earlier = ast.BinOp(scope["t"], ast.Sub(), ast.Constant(1))
+        # A schedule sees the number of earlier updates, and gives it to those inside of it.
+        earlier = scope.get("count", ast.BinOp(scope["t"], ast.Sub(), ast.Constant(1)))
         symbol = next((known for known, other in self._shared if other is value), None)
         said = saying(value) if isinstance(value, Schedule) else None
         if said is not None and called and symbol is None:
-            return self.read(value, said, ast.Name("u"), {**scope, "t": earlier})
+            return self.read(value, said, ast.Name("u"), {**scope, "t": earlier, "count": earlier})
         own = getattr(value, "__name__", "")
         function: ast.expr = ast.Name(symbol or (own if own.isidentifier() else name))
         if isinstance(value, Schedule) and symbol is None:
-            function = self._call(value, scope)
+            function = value.typed(lambda x, name: self._listed(x, name, scope))
         return ast.Call(function, [earlier], []) if called else function
 
-    def _call(self, schedule: Schedule, scope: Scope) -> ast.expr:
-        """A schedule as the call that made it."""
-        parameters, args, keywords = schedule.factory.signature.parameters, [], []
-        for name, value in schedule.arguments.items():
-            if parameters[name].default == value:
-                continue
-            written = self.written(value, name, scope, called=False)
-            if parameters[name].kind is parameters[name].KEYWORD_ONLY:
-                keywords.append(ast.keyword(name, written))
-            else:
-                args.append(written)
-        return ast.Call(ast.Name(schedule.factory.__name__), args, keywords)
+    def _listed(self, value: Any, name: str, scope: Scope) -> ast.expr:
+        """An argument of a schedule; the items of a tuple, one by one."""
+        if not isinstance(value, tuple):
+            return self.written(value, name, scope, called=False)
+        return ast.Tuple([self._listed(x, name, scope) for x in value])
 
 
 class _Reader(ast.NodeTransformer):
