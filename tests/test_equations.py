@@ -223,6 +223,8 @@ COMPOSITIONS = [
     "adan(0.05, mask={'kernel': True}, weight_decay=0.1)",
     "masked(lion(0.05), {'kernel': True})",
     "delay(adamw(0.05), 3)",
+    "accumulate(adamw(linear_warmup(0.05, 3)), 2)",
+    "chain(clip_by_global_norm(0.5), accumulate(schedule_free_adamw(0.05), 3))",
     "chain(delay(scale_by_adam()), scale_by_learning_rate(0.05))",
     "chain(fork(a=identity(), b=scale(2.0)), pick('b'), scale_by_learning_rate(0.1))",
     "chain(fork(a=identity(), b=square()), probe('both'), pick('b'))",
