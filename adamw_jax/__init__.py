@@ -7,7 +7,7 @@ from adamw_jax.core.numerics import add, divide
 from adamw_jax.core.routing import masked, route, routed, routes
 from adamw_jax.core.slots import expand, part, parts, replace, swap
 from adamw_jax.core.transformation import Transformation, combinator, elementwise, transformation
-from adamw_jax.core.wrappers import delay, scheduled
+from adamw_jax.core.wrappers import accumulate, delay, scheduled
 from adamw_jax.inspect.contract.check import assert_contract, check
 from adamw_jax.inspect.cost.cost import Cost, cost
 from adamw_jax.inspect.describe.describe import Description, describe
@@ -137,6 +137,7 @@ __all__ = [
     "Transformation",
     "Transplant",
     "View",
+    "accumulate",
     "adabelief",
     "adafactor",
     "adagrad",

@@ -135,9 +135,9 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         if self._damaged:
             raise ValueError(
                 f"Checkpoints.restore: no checkpoint in {self._directory} is whole: "
-                f"{'; '.join(problems)}. To start anew, use another directory."
+                f"{'; '.join(problems)}. To start again, use another directory."
             )
-        _warn(problems, "The run starts anew.")
+        _warn(problems, "The run starts again.")
         return 0, tree
 
     def _open_writer(self) -> Any:

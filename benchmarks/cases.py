@@ -69,8 +69,8 @@ def leaves(count, shapes=8):
 # --- work --------------------------------------------------------------------
 
 
-def step(tx, params, extra=None):
-    """One jitted training step without the model: update, apply, buffers donated."""
+def step(tx, params, extra=None, times=1):
+    """Jitted training steps without the model: update, apply, buffers donated."""
 
     def update(params, state, grads):
         updates, state = tx.update(grads, state, params, **(extra or {}))
@@ -82,7 +82,8 @@ def step(tx, params, extra=None):
     carried = jax.tree.map(jnp.copy, [params, tx.init(params)])
 
     def run():
-        carried[:] = compiled(*carried, grads)
+        for _ in range(times):
+            carried[:] = compiled(*carried, grads)
         jax.block_until_ready(carried)
 
     return run
@@ -108,6 +109,13 @@ def adamw(library):
 
 def clipped_adamw(library):
     return library.chain(library.clip_by_global_norm(1.0), library.adamw(1e-3))
+
+
+def accumulated_adamw(library):
+    """An update in every fourth call."""
+    if library is optax:
+        return optax.MultiSteps(optax.adamw(1e-3), 4).gradient_transformation()
+    return library.accumulate(library.adamw(1e-3), 4)
 
 
 def cold_caches():
@@ -218,6 +226,18 @@ CASES = {
         "jitted step with clipping by the global norm, GPT-2-shaped",
         steadily(lambda library: stopwatch(step(clipped_adamw(library), gpt2())), 10),
         Bar(0.6),
+    ),
+    "accumulate_one_leaf": Case(
+        "four jitted calls with one update, against MultiSteps, one leaf of 16M",
+        steadily(
+            lambda library: stopwatch(step(accumulated_adamw(library), one_leaf(), times=4)), 6
+        ),
+        Bar(1.02),
+    ),
+    "accumulate_gpt2": Case(
+        "four jitted calls with one update, against MultiSteps, GPT-2-shaped",
+        steadily(lambda library: stopwatch(step(accumulated_adamw(library), gpt2(), times=4)), 6),
+        Bar(1.02),
     ),
     "trace_8_shapes": Case(
         "trace and lower, 600 leaves of 8 shapes",

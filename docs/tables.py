@@ -7,9 +7,12 @@ A block of a page is what stands between `<!-- name -->` and `<!-- /name -->`.
 * `expressions` of docs/algebra.md: every optimizer, written out in pieces.
 * `telemetry` of docs/insight.md: docs/benchmarks_telemetry.md, of `python -m benchmarks.telemetry`.
 * `optimizers` of docs/optimizers.md: every optimizer by its parts, as `adamw-jax list` has it.
+
+It also draws docs/floors.svg again, by docs/floors.py.
 """
 
 import ast
+import runpy
 from pathlib import Path
 
 import adamw_jax as aj
@@ -104,6 +107,7 @@ def main():
     insert(DOCS / "insight.md", "telemetry", telemetry)
     insert(DOCS / "algebra.md", "expressions", expressions())
     insert(DOCS / "optimizers.md", "optimizers", periodic.markdown().strip())
+    runpy.run_path(str(DOCS / "floors.py"), run_name="__main__")
 
 
 if __name__ == "__main__":

@@ -326,6 +326,7 @@ def test_a_stranger_that_tells_the_truth():
 
 
 PIECES = {
+    "accumulate": (aj.scale_by_momentum(0.5), 2),
     "add_decoupled_weight_decay": (0.5,),
     "add_l2_gradient": (0.5,),
     "average": (0.5,),
@@ -411,6 +412,7 @@ def test_every_optimizer_keeps_the_contract(name):
 
 
 WRAPPED = {
+    "accumulate": aj.accumulate(aj.adamw(aj.cosine(0.1, 5)), 2),
     "observe": aj.observe(aj.adamw(0.1), every=2),
     "observe every": aj.observe(aj.muon(0.1)),
     "probe": aj.chain(aj.probe("g", every=2), aj.scale(0.5)),

@@ -521,13 +521,13 @@ def test_a_half_written_step_is_skipped_and_cleared(tmp_path):
 
 def test_only_half_written_steps_are_no_start(tmp_path):
     (tmp_path / f"2{HALF}").mkdir()
-    with pytest.warns(RuntimeWarning, match=rf"2{HALF} is half written\. The run starts anew\."):
+    with pytest.warns(RuntimeWarning, match=rf"2{HALF} is half written\. The run starts again\."):
         assert Checkpoints(tmp_path).restore(small(0))[0] == 0
 
 
 @pytest.mark.usefixtures("gives_up")
 def test_no_whole_step_is_an_error(tmp_path):
-    """A long run must not begin anew without a word, and overwrite what might be saved."""
+    """A long run must not begin again without a word, and overwrite what might be saved."""
     save(tmp_path, [1, 2])
     damage(tmp_path, 1)
     damage(tmp_path, 2)

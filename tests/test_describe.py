@@ -163,6 +163,32 @@ def test_state_is_told_from_parameters_whatever_their_names(params):
         assert (found.bytes_per_parameter, found.totals.parameters) == (8.0, 16)
 
 
+class Normed(nnx.Module):
+    def __init__(self, rngs):
+        self.dense, self.norm = nnx.Linear(4, 8, rngs=rngs), nnx.BatchNorm(8, rngs=rngs)
+
+
+class LinenNormed(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        return linen.BatchNorm(use_running_average=True)(linen.Dense(8)(x))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: Normed(nnx.Rngs(0)),
+        lambda: nnx.state(Normed(nnx.Rngs(0)), (nnx.Param, nnx.BatchStat)),
+        lambda: LinenNormed().init(jax.random.key(0), jnp.ones((1, 4))),
+    ],
+    ids=["nnx module", "nnx state", "linen"],
+)
+def test_statistics_of_a_model_are_no_parameters(model):
+    found = aj.describe(aj.adamw(0.1), model())
+    assert found.totals.parameters == 4 * 8 + 8 + 2 * 8
+    assert {path.split("/")[-1] for path in by_path(found)} == {"kernel", "bias", "scale"}
+
+
 # --- strangers, and what is not known ----------------------------------------
 
 
@@ -348,6 +374,48 @@ def test_what_init_refuses_is_refused():
 
 
 # --- text --------------------------------------------------------------------
+
+BLOCK = {"mlp": {"kernel": abstract(64, 256)}, "norm": {"scale": abstract(64)}}
+
+
+def rows(found):
+    """The table alone."""
+    return str(found).split("\n\n")[1].splitlines()[1:]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"), [("layers/{}", "layers/0-143"), ("Block_{}", "Block_0-143")]
+)
+def test_equal_layers_are_one_line(name, shown):
+    top, _, child = name.partition("/")
+    layers = {(child or top).format(i): BLOCK for i in range(144)}
+    params = {"embed": abstract(1000, 64), **({top: layers} if child else layers)}
+    found = aj.describe(aj.adamw(1e-3), params)
+    assert len(found.leaves) == 289  # all are there to be asked
+    paths = sorted(row.split("  ")[0] for row in rows(found))
+    assert paths == sorted(["embed", f"{shown}/mlp/kernel (144)", f"{shown}/norm/scale (144)"])
+    assert found._repr_html_().count("<tr>") == 4
+
+
+def test_layers_that_differ_are_two_lines():
+    params = {"layers": [BLOCK] * 12}
+    tx = aj.route([("even", "[02468]/mlp", aj.adamw(1e-3))], ("rest", aj.adamw(1e-4)))
+    shown = [row.split(" (")[0] for row in rows(aj.describe(tx, params)) if "kernel" in row]
+    assert shown == ["layers/*/mlp/kernel"] * 2
+
+
+def test_rates_that_differ_are_given_as_such():
+    embedding = lambda params: {k: k == "embed" for k in params}
+    tx = aj.chain(aj.adamw(1e-3), aj.masked(aj.scale(0.1), embedding))
+    header, *lines = str(aj.describe(tx, MODEL)).split("\n\n")[1].splitlines()
+    assert header.split()[4:8] == ["decay", "lr", "rate", "state"]
+    cells = {line.split()[0]: line.split()[5:7] for line in lines}
+    assert cells["embed/embedding"] == ["×1", "0.0001"]
+    assert cells["layers/0/mlp/bias"] == ["×10", "0.001"]
+    one_a_route = aj.route([("fast", "embed", aj.adamw(1e-2))], ("rest", aj.adamw(1e-3)))
+    for tx in (aj.adamw(0.1), one_a_route):  # the last lines say it
+        assert "rate" not in str(aj.describe(tx, MODEL)).split("\n\n")[1].split()
+
 
 LONG = {
     "a_model_with_long_names": {"a_block_with_a_long_name_0": {"a_kernel": abstract(50000, 1000)}},

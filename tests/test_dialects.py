@@ -308,7 +308,7 @@ def test_prodigy_as_in_optax(d0, problem):
 
 
 def test_prodigy_survives_a_first_gradient_of_zeros(problem):
-    """Optax's does not: r / s is 0 / 0, and d a NaN for ever."""
+    """Optax's does not: r / s is 0 / 0, and d always a NaN."""
     theta, grads = problem
     quiet = theta, [0 * grads[0], *grads]
     ours, theirs = (run(tx, quiet) for tx in (aj.prodigy(1.0), optax.contrib.prodigy(1.0)))

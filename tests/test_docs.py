@@ -1,6 +1,8 @@
 """What the pages say is what the code does."""
 
 import doctest
+import importlib
+import pkgutil
 import re
 import runpy
 import shlex
@@ -23,7 +25,10 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 ALGEBRA = ROOT / "docs" / "algebra.md"
 INSIGHT = ROOT / "docs" / "insight.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+FLOW = ROOT / "docs" / "flow.md"
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+CHANGELOG = ROOT / "CHANGELOG.md"
+PAGES = [README, CONTRIBUTING, CHANGELOG, *sorted((ROOT / "docs").glob("*.md"))]
 STATE = ROOT / "docs" / "state.md"
 SCALING = ROOT / "docs" / "scaling.md"
 FLAX = ROOT / "docs" / "flax.md"
@@ -98,7 +103,7 @@ def test_the_programs_about_state_run(standard_promotion, capsys):
     assert set(lines) <= set(printed)
 
 
-@pytest.mark.parametrize("page", [README, INSIGHT], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [README, FLOW, CONTRIBUTING, INSIGHT], ids=lambda page: page.name)
 def test_sessions_print_what_they_say(page, standard_promotion):
     session = "\n".join(code_blocks(page, "pycon"))
     test = doctest.DocTestParser().get_doctest(session, {}, page.stem, str(page), 0)
@@ -174,3 +179,34 @@ def test_the_insight_page_shows_the_benchmarks_last_written():
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(((?!http)[^)#]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_names_exist(page):
+    """`adamw_jax/...`, `tests/...`, and modules by their dotted names."""
+    text = page.read_text(encoding="utf-8")
+    for name in re.findall(r"`((?:adamw_jax|tests|docs|benchmarks|examples)/[\w/.]*)`", text):
+        assert (ROOT / name).exists(), name
+    for name in re.findall(r"`((?:core|inspect|state|pieces)/[\w/]+\.py)`", text):
+        assert (ROOT / "adamw_jax" / name).exists(), name
+    for name in re.findall(r"`(adamw_jax\.[\w.]+)`", text):
+        assert pkgutil.resolve_name(name), name
+
+
+def test_the_changelog_says_where_modules_have_gone():
+    rows = re.findall(r"^\| `([\w.]+)` \| (.+) \|$", CHANGELOG.read_text("utf-8"), re.MULTILINE)
+    assert len(rows) > 50
+    for _, now in rows:
+        for name in re.findall(r"`([\w.]+)`", now):
+            assert hasattr(adamw_jax, name) or importlib.import_module(f"adamw_jax.{name}"), name
+
+
+def test_the_picture_shows_the_floors_as_they_are():
+    """If not, `python docs/floors.py` draws it again."""
+    floors = runpy.run_path(str(ROOT / "docs" / "floors.py"))
+    assert floors["PICTURE"].read_text(encoding="utf-8") == floors["svg"]()
+    storeys = [[room.name for room in storey] for storey in floors["floors"](floors["rooms"]())]
+    assert storeys[0] == ["core"]
+    height = {name: i for i, storey in enumerate(storeys) for name in storey}
+    for upper, lower in floors["steps"](floors["rooms"]()):
+        assert height[upper] > height[lower]

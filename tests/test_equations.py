@@ -1,6 +1,6 @@
 """The printed update rules are what the optimizers do: they are run, not looked at.
 
-If the LaTeX changes on purpose, write its golden file anew:
+If the LaTeX changes on purpose, write its golden file again:
 `PYTHONPATH=tests python tests/test_equations.py`.
 """
 
@@ -166,6 +166,17 @@ def test_the_text_is_the_optimizer(name, x64):
 
 
 @every_optimizer
+def test_the_text_is_true_where_all_begins_at_zero(name, x64):
+    tx = factories()[name](aj.linear_warmup(0.05, 4))
+    theta, grads = problem()
+    grads[0] = 0  # and so is the first rate
+    rate = lambda *args: lambda count: np.asarray(aj.linear_warmup(*args)(count))
+    with np.errstate(divide="ignore"):  # a bound over a norm of 0 is no bound
+        text = aj.equations(tx, "text")
+        assert_describes(text, tx, theta, grads, route="muon", linear_warmup=rate)
+
+
+@every_optimizer
 def test_every_optimizer_is_written_out(name):
     # no piece of the package is left as a function of its input
     known = {*functions(), "capped_inverse_sqrt"}
@@ -212,6 +223,8 @@ COMPOSITIONS = [
     "adan(0.05, mask={'kernel': True}, weight_decay=0.1)",
     "masked(lion(0.05), {'kernel': True})",
     "delay(adamw(0.05), 3)",
+    "accumulate(adamw(linear_warmup(0.05, 3)), 2)",
+    "chain(clip_by_global_norm(0.5), accumulate(schedule_free_adamw(0.05), 3))",
     "chain(delay(scale_by_adam()), scale_by_learning_rate(0.05))",
     "chain(fork(a=identity(), b=scale(2.0)), pick('b'), scale_by_learning_rate(0.1))",
     "chain(fork(a=identity(), b=square()), probe('both'), pick('b'))",
@@ -305,6 +318,37 @@ def test_what_has_no_effect_vanishes():
     # a learning rate is always there
     assert r"\eta" in aj.equations(aj.sgd(1.0))
     assert r"\eta" in aj.equations(aj.sgd(0.0))
+
+
+def test_state_that_has_no_effect_is_there_and_says_so(x64):
+    tx = aj.ademamix(0.05, alpha=0.0)
+    lines = aj.equations(tx, "text").splitlines()
+    assert [line for line in lines if line.endswith("  # has no effect")] == [
+        "m_slow = 0.9999*m_slow + (1 - 0.9999)*g  # has no effect"
+    ]
+    assert_describes("\n".join(lines), tx)
+    assert aj.equations(tx).count(r"\qquad \text{(has no effect)}") == 1
+    assert "no effect" not in aj.equations(aj.ademamix(0.05), "text")
+    unused = aj.fork(a=aj.chain(aj.square(), aj.running_max()), b=aj.identity())
+    text = aj.equations(aj.chain(unused, aj.pick("b")), "text")
+    assert text == "u_max = maximum(u_max, g**2)  # has no effect\ntheta = theta + g"
+
+
+STAGES = {
+    "masked": lambda: aj.masked(aj.scale(0.9), {"kernel": True}),
+    "masked state": lambda: aj.masked(aj.scale_by_adam(), {"kernel": True}),
+    "interpolate": lambda: aj.interpolate(0.5, aj.sign()),
+    "precondition": lambda: aj.precondition(aj.identity(), aj.chain(aj.square(), aj.root(0.1))),
+    "join": lambda: aj.join(lambda a, b: abs(a) * a + b, a=aj.identity(), b=aj.sign()),
+    "delay": lambda: aj.delay(aj.scale_by_momentum(0.9), 2),
+    "clip": lambda: aj.clip_by_global_norm(0.5),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
+def test_equations_grow_with_the_expression(stage):
+    length = lambda n: len(aj.equations(aj.chain(*(stage() for _ in range(n))), "text"))
+    assert length(16) - length(8) < 2.5 * (length(8) - length(4))
 
 
 def test_names_that_are_wanted_twice():

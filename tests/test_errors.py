@@ -211,6 +211,7 @@ HYPERPARAMETERS = [
     (lambda v: aj.soap(0.1, max_dim=v), "soap: max_dim", [0, 1.5], COUNT),
     (lambda v: aj.schedule_free_adamw(0.1, v), "schedule_free_adamw: b1", [0, 1.0, nan], OPEN),
     # and their pieces
+    (lambda v: aj.accumulate(aj.sign(), v), "accumulate: every", [0, -1, 0.5, None], COUNT),
     (lambda v: aj.delay(aj.sign(), v), "delay: steps", [0, -1, 0.5, None], COUNT),
     (lambda v: aj.curvature(aj.sign(), v), "curvature: decay", [1.0, -0.1], DECAY),
     (lambda v: aj.curvature(aj.sign(), 0.9, every=v), "curvature: every", [0, 1.5, "2"], COUNT),
@@ -555,6 +556,7 @@ FORK = aj.fork(a=aj.identity(), b=aj.sign())
         ValueError,
         "^relative: <function.*does not know its peak.*cosine",
     ),
+    ("accumulate", lambda: aj.accumulate(3, 2), TypeError, "^accumulate: 'tx' is 3, not"),
     ("delay", lambda: aj.delay(3), TypeError, "^delay: 'tx' is 3, not"),
     ("curvature", lambda: aj.curvature(None, 0.9), TypeError, "^curvature: 'estimator' is None"),
     ("schedule_free", lambda: aj.schedule_free(0.1, 0.1), TypeError, "^schedule_free: 'tx' is 0.1"),

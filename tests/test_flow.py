@@ -8,25 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from strangers import centred, mean, then
 from support import assert_equal, avals, walk
 
 import adamw_jax as aj
 
 # --- a stranger's words, with public names alone ----------------------------------
-
-
-@aj.combinator
-def then(first, second):
-    return lambda run, u: run("second", run("first", u))
-
-
-@aj.combinator
-def mean(first, second):
-    middle = lambda a, b: (a + b) / 2
-    return lambda run, u: each_of(middle, run("first", u), run("second", u))
-
-
-each_of = aj.each
 
 
 @aj.combinator
@@ -36,15 +23,6 @@ def weighted(share, **branches):
         return aj.each(lambda a, b: share * a + (1 - share) * b, a, b)
 
     return flow
-
-
-@aj.elementwise(average=0.0)
-def centred(decay):
-    def formula(u, average):
-        average = decay * average + (1 - decay) * u
-        return u - average, {"average": average}
-
-    return formula
 
 
 @aj.elementwise

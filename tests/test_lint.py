@@ -4,6 +4,7 @@ import jax
 import optax
 import pytest
 import zoo
+from strangers import mean, then
 
 import adamw_jax as aj
 from adamw_jax.core.flow import Flow, Owners
@@ -325,17 +326,6 @@ def test_the_table_of_tests_is_clean(row):
 
 
 @aj.combinator
-def then(first, second):
-    return lambda run, u: run("second", run("first", u))
-
-
-@aj.combinator
-def pair(first, second):
-    middle = lambda a, b: (a + b) / 2
-    return lambda run, u: aj.each(middle, run("first", u), run("second", u))
-
-
-@aj.combinator
 def over(above, below, eps=1e-8):
     quotient = lambda a, b: a / (b**0.5 + eps)
     return lambda run, u: aj.each(quotient, run("above", u), run("below", u))
@@ -531,8 +521,8 @@ RIGHT = {
     "then": then(ADAM, step(1e-3)),
     "then, with a decay": then(ADAM, then(plain_decay(0.1), step(1e-3))),
     "then, with l2": then(plain_decay(0.1), then(ADAM, step(1e-3))),
-    "a pair of averages": then(pair(AVERAGE, aj.average(0.99)), step(1e-3)),
-    "a pair of optimizers": pair(aj.sgd(0.1), aj.adamw(1e-3)),
+    "a pair of averages": then(mean(AVERAGE, aj.average(0.99)), step(1e-3)),
+    "a pair of optimizers": mean(aj.sgd(0.1), aj.adamw(1e-3)),
     "a stranger's quotient": then(over(AVERAGE, CHAIN(SECOND, CORRECT_SECOND)), step(1e-3)),
     "soft clip first": CHAIN(clip_softly(1.0), aj.adamw(1e-3)),
     "a stranger's mask": CHAIN(where(aj.adamw(1e-3), MASK), where(aj.sgd(1e-3), OTHERS)),
@@ -565,14 +555,14 @@ WRONG = {
         "changed_after_last",
         "second",
     ),
-    "pair, rate in one": (pair(aj.sgd(0.1), ADAM), "term_without_learning_rate", "second"),
+    "pair, rate in one": (mean(aj.sgd(0.1), ADAM), "term_without_learning_rate", "second"),
     "pair, rate in both and again": (
-        then(pair(aj.sgd(0.1), aj.adam(0.1)), LR),
+        then(mean(aj.sgd(0.1), aj.adam(0.1)), LR),
         "two_learning_rates",
         "second",
     ),
     "pair, one first and one normalised": (
-        then(step(0.1), pair(SIGN, SIGN)),
+        then(step(0.1), mean(SIGN, SIGN)),
         "learning_rate_normalized_away",
         "first",
     ),

@@ -255,6 +255,14 @@ CASES = [
         (0.0, 0.0, 4.0),
         (3, 4.0),
     ),
+    # means of two, -2 and 4: 0.25 * -2, then 0.75 * -0.5 + 0.25 * 4; the last one waits
+    Case(
+        "accumulate",
+        aj.accumulate(aj.scale_by_momentum(0.75), 2),
+        (4.0, -8.0, 3.0, 5.0, 6.0),
+        (0.0, -0.5, 0.0, 0.625, 0.0),
+        (1, 6.0, 0.625),
+    ),
     # the factor is 1 * t / 4 at t = 0, 1
     Case(
         "scheduled",

@@ -71,7 +71,7 @@ def test_rademacher_is_exact_for_a_diagonal_hessian():
         np.testing.assert_allclose(out["a"], 12 * params["a"] ** 2, rtol=1e-5)
         np.testing.assert_allclose(out["b"], 6.0, rtol=1e-6)
         keys.append(tuple(np.asarray(state.key)))
-    assert len(set(keys)) == 3  # drawn anew each time
+    assert len(set(keys)) == 3  # drawn again each time
 
 
 def test_leaves_draw_independently():

@@ -1,6 +1,6 @@
 """The paths of the state are a public interface: checkpoints and dashboards name them.
 
-If one changes on purpose, say so in the changelog and write the file anew:
+If one changes on purpose, say so in the changelog and write the file again:
 `PYTHONPATH=tests python tests/test_state_paths.py`.
 """
 

@@ -160,7 +160,7 @@ ROWS = [
         ),
         others={"eps": 1e-3, "initial_accumulator": 0.1},
         golden=({}, "0.400000012500 0.340000017300 0.269289342010 0.255286541719"),
-        skips={"forgets": "its sum of squares keeps a spike for ever; so the paper has it"},
+        skips={"forgets": "its sum of squares always keeps a spike; so the paper has it"},
     ),
     Row(
         name="rmsprop",
@@ -316,7 +316,7 @@ ROWS = [
         others=ADAM | {"weight_decay": 0.3},
         golden=({}, "0.400000001000 0.325918937761 0.262604584304 0.205259981558"),
         golden_gradients=(1.0, 0.1, 0.1, 0.1),
-        skips={"forgets": "its maximum keeps a spike for ever; so the paper has it"},
+        skips={"forgets": "its maximum always keeps a spike; so the paper has it"},
     ),
     Row(
         name="nadamw",

@@ -25,7 +25,7 @@ from typing import Any
 import optax
 
 from adamw_jax.core.domains import Fraction
-from adamw_jax.core.flow import AFlow, Run, each
+from adamw_jax.core.flow import AFlow, Run, Value, each
 from adamw_jax.core.numerics import divide, like, rotate, rotate_back
 from adamw_jax.core.transformation import combinator, expect_parts
 from adamw_jax.core.trees import branches_of
@@ -101,6 +101,8 @@ def merge(op: Callable[..., Any]) -> AFlow:
     names = _parameters(op)
 
     def flow(run: Run, u: Any) -> Any:
+        if not isinstance(u, dict | Value):
+            raise TypeError(f"merge: got {type(u).__name__}, no dict. Put a fork before it.")
         there = u if isinstance(u, dict) else dict.fromkeys(names)
         if not names_branches(op, there):
             raise TypeError(

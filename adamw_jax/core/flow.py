@@ -37,6 +37,12 @@ class Value:
     def each(self, op: Callable[..., Any], values: tuple[Any, ...]) -> Any:
         raise NotImplementedError  # each reading has its own
 
+    def _no_operator(self, *others: Any) -> Any:
+        raise TypeError("it uses an operator on a whole tree of updates")
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _no_operator
+    __truediv__ = __rtruediv__ = __pow__ = __rpow__ = __neg__ = __abs__ = _no_operator
+
     def __bool__(self) -> bool:
         raise Branching("a flow branches on the value of an update, which only arrays have.")
 
@@ -143,7 +149,7 @@ class Flow(optax.GradientTransformationExtraArgs):
     uses: int
 
 
-class Formula(optax.GradientTransformationExtraArgs):
+class Formula(optax.GradientTransformation):
     """The body of an elementwise piece: its formula, and the update that follows from it.
 
     Attributes:
@@ -313,7 +319,7 @@ def check_flow(name: str, flow: Any, parts: Mapping[str, Any]) -> tuple[bool, in
     try:
         out = flow(run, start)
     except Branching as error:
-        raise Branching(f"{name}: {error} Use each(jnp.where, ...).") from None
+        raise Branching(f"{name}: {error} Use each(where, condition, a, b).") from None
     except TypeError as error:
         raise TypeError(
             f"{name}: its flow cannot be run: {error}. Write flow(run, u), and operations on "

@@ -215,6 +215,11 @@ class _OnLeaf(Reading):
 
     def piece(self, tx: Any, u: Any, path: Path) -> Any:
         i, body, name = self.pieces[path], tx.body, tx.factory.__name__
+        if isinstance(u, dict):
+            raise ValueError(
+                f"{name}: got {len(u)} arrays of updates for 1 parameters. Pass one each; of the "
+                "branches of a fork make one by merge or pick."
+            )
         old, inputs = self.inputs.fields[i], self.inputs
         finer = widest(u.dtype, *(x.dtype for x in old.values()))
         known = {k: in_precision(x, finer) for k, x in old.items()} | inputs.shared[i]

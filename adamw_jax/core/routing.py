@@ -256,7 +256,7 @@ class Leaves(Value):
         return Leaves(trees.select(self.params, flags), indices, names)
 
 
-def one_of(u: Any) -> Leaves:
+def one_of(u: Leaves | dict[str, Any]) -> Leaves:
     """Of the branches of a fork the first that has taken a route; they are of the same leaves."""
     if not isinstance(u, dict):
         return u
@@ -325,10 +325,10 @@ class _Passed(Value):
     def __init__(self, slots: frozenset[str]):
         self.slots = slots
 
-    def each(self, op, values):
+    def each(self, op: Callable[..., Any], values: tuple[Any, ...]) -> "_Passed":
         return _Passed(frozenset.intersection(*map(_gone_through, values)))
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> "_Passed":
         return self
 
 
@@ -344,11 +344,11 @@ class _Ways(Reading):
         self.params = params
         self.found: dict[str, Way] = {}
 
-    def part(self, run, slot, u):
+    def part(self, run: Run, slot: str, u: Any) -> _Passed:
         self.found[slot] = Way([True] * len(jax.tree.leaves(self.params)), False)
         return _Passed(_gone_through(u) | {slot})
 
-    def split(self, run, u, owners):
+    def split(self, run: Run, u: Any, owners: Owners) -> _Passed:
         found = owners.of(self.params)
         for slot in run.parts:
             flags = [owner == slot for owner in found]

@@ -213,6 +213,14 @@ def parsed(name: str, text: str) -> Saying:
     )
 
 
+def assignment(statement: ast.stmt) -> tuple[str, ast.expr]:
+    """The name that a statement of a saying gives a value, and the value."""
+    assert isinstance(statement, ast.Assign)  # `_is_plain` and `_assign` let nothing else through
+    (target,) = statement.targets
+    assert isinstance(target, ast.Name)
+    return target.id, statement.value
+
+
 def _is_plain(statement: ast.stmt) -> bool:
     """Whether a statement gives one name a value, or does so under a condition."""
     if isinstance(statement, ast.If):

@@ -101,7 +101,7 @@ def replace(tx: Transformation, path: str, **hyperparameters: Any) -> Transforma
     Args:
       tx: the optimizer or transformation; it is not changed.
       path: the part whose arguments change; "" for the outermost.
-      **hyperparameters: the new values, checked as if that part were called anew.
+      **hyperparameters: the new values, checked as if that part were called again.
 
     Raises:
       KeyError: there is no such part.

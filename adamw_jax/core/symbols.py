@@ -41,7 +41,7 @@ class Variable(Symbol):
     def __bool__(self) -> bool:
         raise Branching(
             f"a formula branches on the value of {ast.unparse(self.formula)}, which is only known "
-            "when the update runs. Use jnp.where(condition, a, b)."
+            "when the update runs. Use where(condition, a, b) of adamw_jax.core.numerics."
         )
 
     __hash__ = float.__hash__

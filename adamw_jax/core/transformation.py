@@ -307,11 +307,11 @@ def combinator(function: Callable[P, AFlow | Transformation]) -> Factory[P, Tran
     @functools.wraps(function)
     def build(*args: P.args, **kwargs: P.kwargs) -> Flow | Transformation:
         arguments = _arguments(signature, args, kwargs)
-        parts = parts_among(arguments)
-        expect_parts(name, parts)
         flow = function(*args, **kwargs)
         if isinstance(flow, Transformation):
             return flow
+        parts = parts_among(arguments)
+        expect_parts(name, parts)
         body = Flow(
             lambda params: init_part(Transformation(factory, arguments), params),
             lambda u, state, params=None, **extra: update_flow(

@@ -159,7 +159,7 @@ def update_part(
     return _update_opened(tx, updates, meant, params, extra)
 
 
-def _update_opened(tx: Any, updates: Any, state: Any, params: Any, extra: Mapping) -> Any:
+def _update_opened(tx: Any, updates: Any, state: Any, params: Any, extra: Mapping[str, Any]) -> Any:
     if is_elementwise(tx) and tx.consumes == tx.produces == "tree":
         return _update_elementwise(tx, updates, state, params)
     eager = not is_traced((tx, updates, state, params, extra))

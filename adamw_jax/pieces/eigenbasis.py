@@ -116,7 +116,7 @@ def _average(gram: jax.Array, g: jax.Array, axis: int, decay: jax.Array) -> jax.
     if not gram.size:
         return gram
     new = decay * gram + (1 - decay) * _gram(g, axis)
-    # Products that overflow say nothing of directions, and would stay for ever.
+    # Products that overflow say nothing of directions, and would always stay.
     return jnp.where(jnp.all(jnp.isfinite(new)), new, gram)
 
 

@@ -1,7 +1,7 @@
 """Curvature: estimates of the diagonal of the Hessian, and their average.
 
 An estimator is a piece that ignores the gradient and returns an estimate of
-the diagonal at the current parameters, drawn anew at every call.  It needs the
+the diagonal at the current parameters, drawn again at every call.  It needs the
 loss (or the logits) as a function, which `update` takes as an extra argument.
 """
 

@@ -44,7 +44,7 @@ def _safer(rows: Rows, cushion: float = 1.01) -> Rows:
 
 
 # Amsel et al., arXiv 2505.16932, implementation 1 (l = 1e-3, cushion 0.0241); the
-# last row is the fixed point of the construction, repeated for ever.
+# last row is the fixed point of the construction, always repeated.
 _POLAR_EXPRESS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
     (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
@@ -177,7 +177,7 @@ def _on_gram(x: jax.Array, rows: jax.Array, restart: int = 2) -> jax.Array:
 
     Every step commutes with G, so two products with the long X are enough, one
     to make G and one at the end.  Rounding in G grows with each step, so it is
-    made anew from X after `restart` of them."""
+    made again from X after `restart` of them."""
     for chunk in (rows[:restart], rows[restart:]):
         if len(chunk):
             x = _product(_accumulated(_product(x, _adjoint(x)), chunk), x)

@@ -31,7 +31,7 @@ if t == 1:
 r = b3 * r + d**2 / d0 * learning_rate * dot(u, theta_0 - theta)
 s = b3 * s + d**2 / d0 * learning_rate * u
 d_old = d
-d = maximum(d, growth * r / norm_1(s))
+if norm_1(s) > 0: d = maximum(d, growth * r / norm_1(s))
 d_old * tx(d_old * u, distance=d)
 """
 

@@ -41,7 +41,8 @@ z = z + tx(u)
 eta_max = maximum(eta_max, learning_rate)
 w = t**power * eta_max**weight_power
 w_sum = w_sum + w
-x = (1 - w / w_sum) * x + w / w_sum * z
+c = w / w_sum if w_sum > 0 else 0
+x = (1 - c) * x + c * z
 b1 * x + (1 - b1) * z - theta
 """
 

@@ -7,7 +7,7 @@ what it says of itself (`adamw_jax.core.saying`), and what a combinator makes of
 several from its flow.
 
 * What is still the gradient stays it: with terms of θ added, clipped, or times a
-  factor near one; and the mean of two values that are alike.
+  factor near one; and the mean of two values that are alike, or of a round of them.
 * Anything else is written down as the formula that made it, without the values of
   hyperparameters, and as what it was made of.
 * A piece that says nothing is known by the words it declares (its traits), else by
@@ -271,8 +271,24 @@ class _Sentence:
             for inner in statement.body:
                 self._execute(inner, certain=False)
             return
-        value = self.value(statement.value)
+        mean = self._mean_of_round(statement)
+        value = self.value(statement.value) if mean is None else mean
         self.scope[statement.targets[0].id] = value if certain else _Kind.MIXED
+
+    def _mean_of_round(self, statement: Any) -> History | None:
+        """What a state is the mean of, `x = x + (u - x) / n` where n counts in rounds; None if
+        it is none.  An average that never starts again remembers more than what comes."""
+        name = statement.targets[0].id
+        match statement.value:
+            case ast.BinOp(
+                ast.Name(before),
+                ast.Add(),
+                ast.BinOp(ast.BinOp(new, ast.Sub(), ast.Name(old)), ast.Div(), count),
+            ) if before == old == name:
+                value, in_rounds = self.value(new), any(_is_modulo(x) for x in ast.walk(count))
+                plain = self.value(count) is _Kind.PLAIN and in_rounds
+                return value if plain and isinstance(value, History) else None
+        return None
 
     def value(self, node: Any) -> Any:
         if isinstance(node, ast.Name):
@@ -319,6 +335,10 @@ class _Sentence:
         names = {x.id for x in ast.walk(node) if isinstance(x, ast.Name)}
         plain = self.value(node) is _Kind.PLAIN and "t" not in names
         return plain and (one(node.left) or one(node.right))
+
+
+def _is_modulo(node: ast.AST) -> bool:
+    return isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod)
 
 
 def _name(call: ast.Call) -> str:

@@ -170,8 +170,9 @@ def older(new: list[Entry], kept: Collection[int]) -> Iterator[tuple[int, int]]:
         if e.held.leaf is not None and i not in kept and _is_of_squares(e)
     }
     for j in kept:
-        if new[j].held.leaf in young and _is_average(new[j]):
-            yield j, young[new[j].held.leaf]
+        leaf = new[j].held.leaf
+        if leaf in young and _is_average(new[j]):
+            yield j, young[leaf]
 
 
 def follows(entry: Entry) -> Recurrence | None:

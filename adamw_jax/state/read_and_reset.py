@@ -10,26 +10,31 @@ import optax
 
 from adamw_jax.core.transformation import lift
 from adamw_jax.core.trees import path_names, path_text
+from adamw_jax.core.wrappers import AccumulateState
 from adamw_jax.pieces.eigenbasis import EigenbasisState
 from adamw_jax.pieces.hessian import EstimatorState
 from adamw_jax.pieces.prodigy import ByDistanceState
 from adamw_jax.pieces.schedule_free import ScheduleFreeState
 from adamw_jax.telemetry.metrics import learning_rates, metrics
 
-# What is worth knowing of other states, and is one number.
-_NUMBERS = {ByDistanceState: "distance", optax.MultiStepsState: "mini_step"}
+# What is worth knowing of other states, and is one number: its name, and its field.
+_NUMBERS = {
+    AccumulateState: ("mini_step", "count"),
+    ByDistanceState: ("distance", "distance"),
+    optax.MultiStepsState: ("mini_step", "mini_step"),
+}
 
 
 def read(state: Any) -> dict[str, jax.Array]:
     """What a state knows that is one number: the step, the learning rate, all `metrics`.
 
-    * `step`: the number of updates so far, that is of those that were not
-      skipped and, with `optax.MultiSteps`, of whole ones;
+    * `step`: the number of updates so far, that is of those that were not skipped and,
+      where gradients are accumulated, of whole ones;
     * `learning_rate`: the one last applied (0 at first), where there is one.
       Several go by the shortest paths that tell them apart, those of routes:
       "muon/learning_rate", "adamw/learning_rate";
-    * `distance` of Prodigy, which multiplies its learning rate; `mini_step` of
-      `optax.MultiSteps`;
+    * `distance` of Prodigy, which multiplies its learning rate; `mini_step`, the calls
+      since the last update, of `accumulate` and `optax.MultiSteps`;
     * what `metrics` finds.
 
     A part that was reset counts less than the others; `step` is the largest.
@@ -52,8 +57,8 @@ def read(state: Any) -> dict[str, jax.Array]:
     groups = _shortest([path_names(path)[:-1] for path, _, _ in rates])
     for group, (_, _, rate) in zip(groups, rates, strict=True):
         out[f"{group}/learning_rate".lstrip("/")] = jax.tree.leaves(rate)[0]
-    for kind, name in _NUMBERS.items():
-        held = [x for node in _nodes(inner, kind) for x in jax.tree.leaves(getattr(node, name))]
+    for kind, (name, field) in _NUMBERS.items():
+        held = [x for node in _nodes(inner, kind) for x in jax.tree.leaves(getattr(node, field))]
         out |= {name: held[0]} if len(held) == 1 else {}
     return metrics(inner) | out
 
@@ -64,9 +69,13 @@ def _nodes(tree: Any, kind: type) -> list[Any]:
 
 
 def _fields(tree: Any, names: tuple[str, ...]) -> list[Any]:
-    """The fields of named tuples that have the first of these names that any has."""
+    """The fields of named tuples that have the first of these names that any has.
+
+    The count of `accumulate` is one of calls, and that of updates is inside."""
     for name in names:
-        kind = lambda x, name=name: name in getattr(x, "_fields", ())
+        kind = lambda x, name=name: (
+            name in getattr(x, "_fields", ()) and not isinstance(x, AccumulateState)
+        )
         nodes = filter(kind, jax.tree.leaves(tree, is_leaf=kind))
         if found := [getattr(node, name) for node in nodes]:
             return found

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from adamw_jax.core.saying import Saying
+from adamw_jax.core.saying import Saying, assignment
 
 
 class Unknown(Exception):
@@ -137,13 +137,14 @@ class Execution:
         self.state = {name: self.scope[name] for name in self.state}
         return out
 
-    def _execute(self, statement: Any) -> None:
+    def _execute(self, statement: ast.stmt) -> None:
         if isinstance(statement, ast.If):
             if self._decided(self.value(statement.test)):
                 for inner in statement.body:
                     self._execute(inner)
         else:
-            self.scope[statement.targets[0].id] = self.value(statement.value)
+            name, value = assignment(statement)
+            self.scope[name] = self.value(value)
 
     def _decided(self, condition: Any) -> bool:
         if isinstance(condition, Leaves) or np.ndim(condition):
@@ -158,8 +159,10 @@ class Execution:
         return getattr(self, kind)(node)
 
     def _constant(self, node: ast.Constant) -> Any:
-        number = isinstance(node.value, int | float) and not isinstance(node.value, bool)
-        return np.float64(node.value) if number else node.value
+        value = node.value
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return np.float64(value)
+        return value
 
     def _name(self, node: ast.Name) -> Any:
         if node.id in self.scope:

@@ -27,7 +27,7 @@ def _flat(leaves: Any) -> np.ndarray:
 
 def _received(trial: Trial) -> list[np.ndarray]:
     """What came in at every update; of a fork its first branch."""
-    return [_flat(g[trial.branches[0]] if trial.branches else g) for g in trial.grads]
+    return [_flat(next(iter(g.values())) if isinstance(g, dict) else g) for g in trial.grads]
 
 
 def _returned(trial: Trial) -> list[np.ndarray]:

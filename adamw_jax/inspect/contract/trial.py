@@ -66,7 +66,9 @@ class Trial:
         wide = lambda p: jnp.asarray(np.real(p), float) * stream.get("theta", 1.0)
         params = jax.tree.map(wide, params)
         self.paths = [path_text(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
-        self.grads, self.thetas, self.updates = [], [], []
+        self.grads: list[Leaves | dict[str, Leaves]] = []
+        self.thetas: list[Leaves] = []
+        self.updates: list[Leaves] = []
         try:
             self._run(params, extra, stream)
         except Exception as error:
@@ -80,8 +82,8 @@ class Trial:
             draw = lambda j, i=i, flat=flat: _gradient(flat, i, j, **stream)
             received = {name: draw(j) for j, name in enumerate(self.branches)} or draw(0)
             tree = lambda x: treedef.unflatten(map(jnp.asarray, x))
-            fork = isinstance(received, dict)
-            given = {k: tree(x) for k, x in received.items()} if fork else tree(received)
+            fork = received if isinstance(received, dict) else {}
+            given = {k: tree(x) for k, x in fork.items()} or tree(received)
             out, state = step(given, state, params)
             update = Leaves(map(np.asarray, jax.tree.leaves(out)))
             self.grads.append(received)

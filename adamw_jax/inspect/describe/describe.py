@@ -7,6 +7,7 @@ parameter; and what looks like a mistake.  Nothing is allocated.
 import dataclasses
 import math
 import sys
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -85,6 +86,9 @@ class Totals(NamedTuple):
 class Description:
     """What `describe` returns: printed it is the report, and its parts can be asked for.
 
+    In print, parameters that differ in nothing but the numbers in their paths, such as
+    those of equal layers, share a line.
+
     Attributes:
       expression: the optimizer.
       leaves: one `Leaf` a parameter.
@@ -118,7 +122,8 @@ def describe(tx: optax.GradientTransformation, params: Any) -> Description:
       tx: the optimizer.
       params: the parameters, or their shapes and dtypes
         (`jax.eval_shape(init, ...)`): any pytree, Linen variables with or
-        without boxes, an NNX module (its `nnx.Param`) or state.
+        without boxes, an NNX module (its `nnx.Param`) or state.  The statistics
+        of batch norms are no parameters.
 
     Raises:
       TypeError: `tx` is not a gradient transformation.
@@ -150,9 +155,16 @@ def describe(tx: optax.GradientTransformation, params: Any) -> Description:
 
 
 def _trained(params: Any) -> Any:
-    """Of an NNX module the parameters; all else is that already."""
+    """The parameters alone, without the statistics that Flax keeps beside them."""
     nnx = sys.modules.get("flax.nnx")  # where there is a module, it is loaded
-    return nnx.state(params, nnx.Param) if nnx and isinstance(params, nnx.Module) else params
+    if nnx and isinstance(params, nnx.Module):
+        return nnx.state(params, nnx.Param)
+    if isinstance(params, Mapping) and {"params", "batch_stats"} <= set(params):  # of Linen
+        return {name: x for name, x in params.items() if name != "batch_stats"}
+    if not nnx:
+        return params
+    kept = lambda x: None if isinstance(x, nnx.BatchStat) else x
+    return jax.tree.map(kept, params, is_leaf=lambda x: isinstance(x, nnx.BatchStat))
 
 
 def _leaves(params, seen: list[Reach], held: list[Held], names: dict[int, str]) -> tuple[Leaf, ...]:

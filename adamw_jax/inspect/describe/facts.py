@@ -13,8 +13,7 @@ import numpy as np
 
 from adamw_jax.core.flow import slots
 from adamw_jax.core.programs import is_number
-from adamw_jax.core.saying import LETTERS, Saying, saying
-from adamw_jax.core.symbols import Branching
+from adamw_jax.core.saying import LETTERS, understood
 from adamw_jax.core.transformation import Transformation
 from adamw_jax.inspect.contract.execution import Execution, names_of
 
@@ -32,17 +31,13 @@ class _Unknown:
 UNKNOWN: Any = _Unknown()
 
 
-def _said(piece: Transformation) -> Saying | None:
-    try:
-        return saying(piece)
-    except (Branching, ValueError):
-        return None
-
-
 def _run(piece: Transformation, arguments: Mapping, t: int = 1, u: float = 0, theta: float = 0):
     """What a piece passes on at one update, of single numbers; UNKNOWN if that cannot be."""
+    said = understood(piece)
+    if said is None:
+        return UNKNOWN
     try:
-        out = Execution(saying(piece), arguments).step(t, u=np.float64(u), theta=np.float64(theta))
+        out = Execution(said, arguments).step(t, u=np.float64(u), theta=np.float64(theta))
         return out if np.ndim(out) == 0 and np.isfinite(out) else UNKNOWN
     except Exception:  # it needs matrices, functions, values that are not known yet
         return UNKNOWN
@@ -80,7 +75,7 @@ def decay_of(piece: Transformation, params: Any = None) -> Any:
     """
     if slots(piece):
         return None
-    said = _said(piece)
+    said = understood(piece)
     if said is None:
         return None if _does_without(piece, params) else UNKNOWN
     if "theta" not in names_of(said):
@@ -114,7 +109,7 @@ def rate_of(piece: Transformation) -> Any:
     """The learning rate that a piece multiplies by; None if by none."""
     if slots(piece):
         return None
-    if _said(piece) is None:
+    if understood(piece) is None:
         return UNKNOWN
     if RATE not in piece.arguments:
         return None
@@ -126,7 +121,7 @@ def rate_of(piece: Transformation) -> Any:
 
 def factor_of(piece: Transformation) -> Any:
     """The number by which a piece multiplies every update, whatever came before; 1 if by none."""
-    said = _said(piece)
+    said = understood(piece)
     if said is None or slots(piece) or said.statements or {"theta", "t"} & names_of(said):
         return 1.0
     if RATE in piece.arguments or "u" not in names_of(said):
@@ -140,7 +135,7 @@ def factor_of(piece: Transformation) -> Any:
 
 def memory_of(piece: Transformation, field: str) -> float | None:
     """The share of the old value that a field of the state keeps; None if it is no average."""
-    said, name = _said(piece), LETTERS.get(field, field)
+    said, name = understood(piece), LETTERS.get(field, field)
     if said is None or slots(piece) or name not in names_of(said):
         return None
 

@@ -17,13 +17,9 @@ from adamw_jax.core.transformation import Transformation
 WIDTH = 80
 
 
-HEADERS = ("leaf", "shape", "dtype", "route", "decay", "lr", "state", "bytes")
-
-
 def text(description: Any) -> str:
     """The report in lines of at most 80 columns."""
-    table = _aligned(HEADERS, [cells(leaf) for leaf in description.leaves])
-    sections = [tree(description.expression), table, _sums(description)]
+    sections = [tree(description.expression), _aligned(*table(description)), _sums(description)]
     if description.warnings:
         wrap = lambda warning: textwrap.fill(warning, WIDTH, initial_indent="! ",
                                              subsequent_indent="  ")  # fmt: skip
@@ -60,16 +56,50 @@ def _holds_parts(value: Any) -> bool:
     return any(isinstance(x, Transformation) for x in jax.tree.leaves(value, is_leaf=is_node))
 
 
-def cells(leaf: Any) -> list[str]:
-    """One row of the table."""
+def table(description: Any) -> tuple[list[str], list[list[str]]]:
+    """The headers of the table and its rows, one for all leaves that are alike.
+
+    The learning rate is relative; where a route has several, the sums cannot tell whose is
+    which, and it is there as it is, too."""
+    rates = {(leaf.route, leaf.learning_rate) for leaf in description.leaves}
+    differ = len(rates) > len({route for route, _ in rates})
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for leaf in description.leaves:
+        alike = re.sub(r"\d+", "0", leaf.path), *_cells(leaf, differ)
+        groups.setdefault(alike, []).append(leaf.path)
+    rate = ["rate"] if differ else []
+    headers = ["leaf", "shape", "dtype", "route", "decay", "lr", *rate, "state", "bytes"]
+    return headers, [[_together(paths), *cells] for (_, *cells), paths in groups.items()]
+
+
+def _together(paths: list[str]) -> str:
+    """Paths that differ in numbers alone as one: `layers/0-11/kernel (12)`."""
+    if len(paths) == 1:
+        return paths[0]
+    pieces = zip(*(re.split(r"(\d+)", path) for path in paths), strict=True)
+    return "".join(map(_span, pieces)) + f" ({len(paths)})"
+
+
+def _span(found: tuple[str, ...]) -> str:
+    """The same piece of several paths: itself, the first number and the last, or `*`."""
+    if len(set(found)) == 1:
+        return found[0]
+    numbers = {int(x) for x in found}
+    first, last = min(numbers), max(numbers)
+    return f"{first}-{last}" if len(numbers) == last - first + 1 else "*"
+
+
+def _cells(leaf: Any, rate: bool) -> list[str]:
+    """What the table says of a leaf; with its own `rate`, where they differ."""
+    unknown = "learning_rate" in leaf.unknown
     held = Counter(_short(h.dtype) for h in leaf.state)
     return [
-        leaf.path,
         "x".join(map(str, leaf.shape)) or "scalar",
         _short(leaf.dtype),
         leaf.route,
         "?" if "weight_decay" in leaf.unknown else _number(leaf.weight_decay, leaf.decayed),
-        "?" if "learning_rate" in leaf.unknown else _times(leaf.multiplier),
+        "?" if unknown else "-" if leaf.multiplier is None else f"×{leaf.multiplier:.3g}",
+        *(["?" if unknown else _number(leaf.learning_rate, True)] if rate else []),
         " ".join(f"{n}·{dtype}" if n > 1 else dtype for dtype, n in held.items()) or "-",
         f"{leaf.bytes / max(leaf.size, 1):.1f}",
     ]
@@ -80,12 +110,8 @@ def _short(dtype: Any) -> str:
     return re.sub(r"(bf|[a-z])[a-z]*", r"\1", dtype.name, count=1)
 
 
-def _times(multiplier: float | None) -> str:
-    return "-" if multiplier is None else f"×{multiplier:.3g}"
-
-
 def _number(value: Any, decayed: bool) -> str:
-    if not decayed:
+    if value is None or not decayed:
         return "-"
     return f"{value:.3g}" if isinstance(value, float | int) else f"array{np.shape(value)}"
 
@@ -126,12 +152,13 @@ def html(description: Any) -> str:
     row = lambda tag, values: "<tr>" + "".join(
         f"<{tag}>{markup.escape(value)}</{tag}>" for value in values
     ) + "</tr>"  # fmt: skip
-    rows = "".join(row("td", cells(leaf)) for leaf in description.leaves)
+    headers, leaves = table(description)
+    rows = "".join(row("td", cells) for cells in leaves)
     warnings = "".join(f"<li>{markup.escape(warning)}</li>" for warning in description.warnings)
     return (
         f"<details open><summary>{escape([_label(description.expression)])}</summary>"
         f"<pre>{escape(tree(description.expression))}</pre></details>"
-        f"<table><thead>{row('th', HEADERS)}</thead><tbody>{rows}</tbody></table>"
+        f"<table><thead>{row('th', headers)}</thead><tbody>{rows}</tbody></table>"
         f"<pre>{escape(_sums(description))}</pre>"
         f"<ul>{warnings}</ul>"
     )

@@ -54,7 +54,7 @@ def equations(
     In Python `g` is the gradient, `theta` the parameter, `t` = 1, 2, ... the
     number of the update and `mask` True where a leaf is not masked; functions
     are NumPy's, or named after the piece.  Where leaves are routed, every route
-    has a block of its own.
+    has a block of its own.  State that has no effect on θ is there, and says so.
 
     Raises:
       ValueError: the format is another, or a piece declares what is no equation.
@@ -126,9 +126,10 @@ def _renamed(node: ast.expr, names: dict[str, str]) -> ast.expr:
 
 def _text(block: _Block) -> str:
     lines = []
-    for name, value, condition, *_ in block.lines:
+    for name, value, condition, *_, idle in block.lines:
         test = f"if {_code(condition)}: " if condition else ""
-        lines.append(f"{test}{name} = {_code(flatten_products(value))}")
+        note = "  # has no effect" if idle else ""
+        lines.append(f"{test}{name} = {_code(flatten_products(value))}{note}")
     if block.route:
         route = json.dumps(block.route, ensure_ascii=False)
         lines = [f"if route == {route}:", *(f"    {line}" for line in lines)]
@@ -144,7 +145,7 @@ def _rows(block: _Block) -> Iterator[str]:
     if block.route:
         yield rf"&\text{{{escaped(block.route)}:}}"
     clock = _Clock(block)
-    for i, (name, value, condition, initial, _) in enumerate(block.lines):
+    for i, (name, value, condition, initial, _, idle) in enumerate(block.lines):
         if i in clock.copies.values():
             continue
         here = lambda x, i=i, initial=initial: clock.written(x, i, initial)
@@ -160,7 +161,7 @@ def _rows(block: _Block) -> Iterator[str]:
                 )
             else:
                 right += rf" \qquad \text{{if }} {test}"
-        yield f"{left} &= {right}"
+        yield f"{left} &= {right}" + r" \qquad \text{(has no effect)}" * idle
 
 
 class _Clock:
@@ -175,7 +176,7 @@ class _Clock:
         begun = {line.name for line in self.lines if line.initial}
         self.copies: dict[str, int] = {}
         self.timeless = set(block.fixed)
-        for i, (name, value, condition, initial, _) in enumerate(self.lines):
+        for i, (name, value, condition, initial, *_) in enumerate(self.lines):
             needs = names_in(value, condition)
             if name == "theta" or initial:
                 continue

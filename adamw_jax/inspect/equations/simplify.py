@@ -47,7 +47,9 @@ def or_nothing(node: ast.AST) -> bool:
 
 def is_sum_with(node: ast.expr, term: ast.expr) -> ast.BinOp | None:
     """The node itself, if it is `term + something` or `term - something`."""
-    return node if _is(node, ast.Add, ast.Sub) and same(node.left, term) else None
+    if isinstance(node, ast.BinOp) and _is(node, ast.Add, ast.Sub) and same(node.left, term):
+        return node
+    return None
 
 
 def _when(test: ast.expr, body: ast.expr) -> ast.expr:
@@ -223,18 +225,20 @@ def flatten_products(node: ast.expr) -> ast.expr:
 
 
 class Line(NamedTuple):
-    """`name = value`, done where `condition` holds; `initial` for the value before t = 1, and
-    `passing` for what has a name only since it is used more than once."""
+    """`name = value`, done where `condition` holds; `initial` for the value before t = 1,
+    `passing` for what has a name only since it is used more than once, and `idle` for what has
+    no effect on the last line."""
 
     name: str
     value: ast.expr
     condition: ast.expr | None = None
     initial: bool = False
     passing: bool = False
+    idle: bool = False
 
 
 def tidy(lines: Iterable[Line], last: list[Line]) -> list[Line]:
-    """Simplified lines without those that nothing else needs."""
+    """Simplified lines: those that the last need, and state that they do not."""
     kept: list[Line] = []
     for line in (*lines, *last):
         value, test = simplify(line.value), line.condition and simplify(line.condition)
@@ -243,14 +247,21 @@ def tidy(lines: Iterable[Line], last: list[Line]) -> list[Line]:
             test = None if same(test, ast.Constant(True)) else test
         kept.append(line._replace(value=value, condition=test))
     kept = _inlined(kept)
-    needed = {line.name for line in last}
-    while True:
-        used = [line for line in kept if line.name in needed]
-        more = {n for line in used for n in names_in(line.value, line.condition)}
-        if more <= needed:
-            break
-        needed |= more
-    return [ln for ln in used if not (ln.initial and is_number(ln.value, 0))]
+    feeding = _needed(kept, {line.name for line in last})
+    state = {line.name for line in kept if line.name in names_in(line.value)}
+    shown = feeding | _needed(kept, state)
+    return [
+        line._replace(idle=line.name not in feeding)
+        for line in kept
+        if line.name in shown and not (line.initial and is_number(line.value, 0))
+    ]
+
+
+def _needed(lines: list[Line], names: set[str]) -> set[str]:
+    """Some names, and all that are needed for their values."""
+    used = [line for line in lines if line.name in names]
+    more = {n for line in used for n in names_in(line.value, line.condition)}
+    return names if more <= names else _needed(lines, names | more)
 
 
 def _inlined(lines: list[Line]) -> list[Line]:

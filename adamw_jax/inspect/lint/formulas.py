@@ -8,13 +8,13 @@ is an average, and the value of `m` from then on.
 import ast
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import numpy as np
 
 from adamw_jax.core import domains
-from adamw_jax.core.saying import Saying
+from adamw_jax.core.saying import Saying, assignment
 from adamw_jax.core.symbols import Symbol
 from adamw_jax.inspect.lint import rules, signal
 from adamw_jax.inspect.lint.signal import ANY, Hyper, Number, Signal
@@ -74,15 +74,15 @@ class Piece:
         for statement in said.statements:
             is_start = isinstance(statement, ast.If) and ast.unparse(statement.test) == "t == 1"
             for line in statement.body if isinstance(statement, ast.If) else [statement]:
-                name = line.targets[0].id
+                name, value = assignment(line)
                 opaque = {x: signal.old_state(x) for x in targets}
                 self.known |= opaque | earlier | {name: opaque[name]} | done
                 if is_start:
-                    starts[name] = self.of(line.value)
+                    starts[name] = self.of(value)
                 elif final and name in final:
                     done[name] = final[name]
                 else:
-                    done[name] = self._state(name, self.of(line.value), starts.get(name))
+                    done[name] = self._state(name, self.of(value), starts.get(name))
         return done
 
     def _state(self, name: str, value: Known, start: Known | None) -> Known:
@@ -338,7 +338,7 @@ def _olds(x: Known) -> bool:
     return isinstance(x, Signal) and any(t.old is not None for t in x.terms)
 
 
-def _is_target(node: ast.AST) -> bool:
+def _is_target(node: ast.AST) -> TypeGuard[ast.Name]:
     return isinstance(node, ast.Name) and isinstance(getattr(node, "ctx", None), ast.Store)
 
 

@@ -78,7 +78,7 @@ class Order(Reading):
 
     def _stands_for_itself(self, tx: Any) -> bool:
         """Whether a name is made of the same under a mask, which says more than the name."""
-        return tx.composite and any(p.factory is tx.factory for p in parts(tx.body).values())
+        return tx.composite and any(p.factory == tx.factory for p in parts(tx.body).values())
 
     def visit(self, tx: Any, u: Any, path: Path) -> Any:
         """What an expression makes of a value."""

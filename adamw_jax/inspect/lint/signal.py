@@ -8,7 +8,7 @@ are the arithmetic of both; what is wrong with an operation is for `rules` to sa
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import jax
 import numpy as np
@@ -37,10 +37,10 @@ def same(x: Hyper, y: Hyper) -> bool:
     """Whether two hyperparameters may be equal, up to the precision of float32."""
     if x is ANY or y is ANY or is_traced(x.value, y.value):
         return True
-    x, y = x.value, y.value
-    if callable(x) or callable(y):
-        return bool(x == y)
-    return np.shape(x) == np.shape(y) and bool(np.allclose(x, y, rtol=0, atol=1e-7))
+    a, b = x.value, y.value
+    if callable(a) or callable(b):
+        return bool(a == b)
+    return np.shape(a) == np.shape(b) and bool(np.allclose(a, b, rtol=0, atol=1e-7))
 
 
 class Number(NamedTuple):
@@ -384,10 +384,12 @@ def _with(debts: tuple[Debt, ...], more: Iterable[Debt]) -> tuple[Debt, ...]:
 
 def plus(a: Signal | Number, b: Signal | Number) -> Signal:
     """The sum of two, at least one of which is a signal."""
-    if isinstance(a, Number) or isinstance(b, Number):
-        s, n = (b, a) if isinstance(a, Number) else (a, b)
-        definite = s.definite if n.low >= 0 else None if s.definite else s.definite
-        return s._replace(definite=definite, scaled=None, at="")
+    if isinstance(a, Number):
+        a, b = b, a
+    assert isinstance(a, Signal), "two numbers are added by number_sum"
+    if isinstance(b, Number):
+        definite = a.definite if b.low >= 0 else None if a.definite else a.definite
+        return a._replace(definite=definite, scaled=None, at="")
     terms = list(_forgiven(a.terms, b.terms))
     for t in _forgiven(b.terms, a.terms):
         i = next((i for i, x in enumerate(terms) if _alike(x, t)), None)
@@ -484,13 +486,22 @@ def product(a: Signal, b: Signal, power: float = 1.0) -> Signal:
     return _joined(out, (a, b))
 
 
+@overload
+def either(a: Signal, b: Signal) -> Signal: ...
+
+
+@overload
+def either(a: Signal | Number, b: Signal | Number) -> Signal | Number: ...
+
+
 def either(a: Signal | Number, b: Signal | Number) -> Signal | Number:
     """One of two, as a condition says; a number is a matter of beginning or precision."""
-    if isinstance(a, Number) and isinstance(b, Number):
-        return hull(a, b)
-    if isinstance(a, Number) or isinstance(b, Number):
-        s, n = (b, a) if isinstance(a, Number) else (a, b)
-        return s._replace(definite=s.definite if n.low >= 0 else None, at="")
+    if isinstance(a, Number):
+        if isinstance(b, Number):
+            return hull(a, b)
+        a, b = b, a
+    if isinstance(b, Number):
+        return a._replace(definite=a.definite if b.low >= 0 else None, at="")
     if not a.gradient or not b.gradient:
         return a if a.gradient else b
     began = tuple(t._replace(by=None) for t in (*a.terms, *b.terms) if t.old is not None)

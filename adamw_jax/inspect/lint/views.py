@@ -7,7 +7,7 @@ at every other split.  What a reading finds in some views is a finding if it hol
 for one choice at one split, whatever the others say.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -89,15 +89,16 @@ def views_of(tx: Any) -> Views:
     classes = _classes(masks) if masks else [{}]
     known = set(classes[0])
     questions = _questions({p: s for p, s in reading.found.items() if p not in known})
-    ways, needed = [], []
+    ways: list[dict[Path, str | None]] = []
+    needed: list[frozenset[View]] = []
     answers, certain = _answers([options for _, options in questions])
     for one in classes:
         start = len(ways)
         for answer in answers:
             chosen = {
-                p: opts[i]
-                for (where, opts), i in zip(questions, answer, strict=True)
-                for p, opts in ((p, where[p]) for p in where)
+                p: options[i]
+                for (where, _), i in zip(questions, answer, strict=True)
+                for p, options in where.items()
             }
             ways.append({**one, **chosen})
         needed += [frozenset(start + i for i in group) for group in certain]
@@ -122,7 +123,7 @@ def _classes(masks: dict[Path, Split]) -> list[dict[Path, str | None]]:
         if names:
             at[names[-1]] = 0.0
     tree = tree or 0.0
-    ways: dict[Path, list[str | None]] = {}
+    ways: dict[Path, Sequence[str | None]] = {}
     for path, split in masks.items():
         try:
             ways[path] = split.owners.of(tree)
