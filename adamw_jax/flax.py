@@ -14,7 +14,7 @@ import optax
 from flax import nnx
 from flax.training import train_state
 
-from adamw_jax.core.flow import opened, slots
+from adamw_jax.core.flow import Flow, opened, slots
 from adamw_jax.core.transformation import Transformation, keywords_of, lift
 from adamw_jax.core.trees import first_difference
 from adamw_jax.state.evaluation import eval_params
@@ -184,6 +184,8 @@ def _reads_keywords(tx: Transformation) -> bool:
     and parameters.  Combinators pass everything on, and read what they name."""
     tx = opened(tx)
     inner = slots(tx).values()
+    if isinstance(tx.body, Flow):
+        return any(map(_reads_keywords, inner))
     if not inner:
         return isinstance(tx.body, optax.GradientTransformationExtraArgs)
     return bool(keywords_of(tx.body.update)) or any(map(_reads_keywords, inner))

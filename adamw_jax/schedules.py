@@ -18,6 +18,7 @@ from typing import Annotated, Any, ParamSpec, overload
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from adamw_jax.core.domains import (
     ASchedule,
@@ -115,6 +116,33 @@ class Schedule(Expression):
         return negative(self)
 
 
+class Lifted(Schedule):
+    """What a schedule function of Optax returns, remembered.
+
+    Its Python numbers are structure, since Optax asks Python about them, and it leaves
+    dtypes to JAX."""
+
+    data = (np.ndarray, jax.Array)
+
+    def __call__(self, count: jax.typing.ArrayLike) -> jax.Array:
+        with jax.numpy_dtype_promotion("standard"):
+            return jnp.asarray(self.body(jnp.asarray(count, float)), float)
+
+
+def _lift(function: Callable[..., Any]) -> Factory[..., Schedule]:
+    maker, *inside = getattr(function, "__qualname__", repr(function)).split(".")
+    if inside:
+        raise TypeError(
+            f"schedule: got what {maker} returned. Pass that function itself, as in "
+            f"schedule(optax.{maker})(...)."
+        )
+    return remember(function, Lifted, equation=None, peak=_peak_in_optax)
+
+
+def _peak_in_optax(arguments: Mapping[str, Any]) -> Any:
+    return arguments.get("peak_value")
+
+
 class Arithmetic(Schedule):
     """A schedule made of others by an operator, and printed with it."""
 
@@ -169,12 +197,17 @@ def schedule(
     """Makes a schedule factory remember its calls, as `transformation` does.
 
     The factory returns a function of t, the number of earlier updates as a float array.
+    One of Optax's may be given as it is.  Its numbers are no leaves, and a change of one
+    compiles again: `cosine` and the others of this package have no such limit.
 
     Args:
       function: the factory.
       equation: what it returns, such as "peak / (t + 1)", for `equations` to write out.
       peak: a function from the arguments by name to the schedule's largest value, or to
         None where that is not known.  Without it, that is the first argument.
+
+    Raises:
+      TypeError: it is a schedule of Optax, not the function that makes one.
 
     Example:
       >>> from adamw_jax import schedule, sgd
@@ -183,9 +216,14 @@ def schedule(
       ...     return lambda t: peak / (t + 1)
       >>> sgd(harmonic(0.1))
       sgd(harmonic(0.1))
+      >>> import optax
+      >>> sgd(schedule(optax.cosine_decay_schedule)(0.1, 100))
+      sgd(cosine_decay_schedule(0.1, 100))
     """
     if function is None:
         return functools.partial(schedule, equation=equation, peak=peak)
+    if (getattr(function, "__module__", None) or "").partition(".")[0] == optax.__name__:
+        return _lift(function)
     return remember(function, Schedule, equation=equation, peak=peak)
 
 

@@ -25,7 +25,7 @@ CASES = [
      "learning_rate=cosine(0.001, 100)"),
     (aj.soap(1.0), aj.soap(1.0, b3=0.5), "b3: None -> 0.5", "b3=0.5"),
     (aj.adamw(jnp.array([1.0, 2.0])), aj.adamw(1.0),
-     "learning_rate: Array([1., 2.], dtype=float32) -> 1.0", "learning_rate=1.0"),
+     "learning_rate: [1.0, 2.0] -> 1.0", "learning_rate=1.0"),
     # of a part
     (aj.adamw(1e-3), aj.replace(aj.adamw(1e-3), EPS, eps=1e-6), f"{EPS}.eps: 1e-08 -> 1e-06",
      "root.eps=1e-06"),

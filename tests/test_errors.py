@@ -486,6 +486,13 @@ FORK = aj.fork(a=aj.identity(), b=aj.sign())
         ValueError,
         r"^join_schedules: boundaries is \(3, 5\) for 2 schedules. Give one step",
     ),
+    (
+        "a schedule, not what makes one",
+        lambda: aj.schedule(optax.cosine_decay_schedule(0.1, 100)),
+        TypeError,
+        "^schedule: got what cosine_decay_schedule returned. Pass that function itself, as in "
+        r"schedule\(optax.cosine_decay_schedule\)",
+    ),
     ("not a schedule", lambda: aj.schedule(three)(), TypeError, "^three: returned 3"),
     ("swap 3", lambda: aj.swap(aj.sgd(1), "direction", 3), TypeError, "^swap: 3 is not"),
     ("expand 3", lambda: aj.expand(3), TypeError, "^expand: 3 is not"),

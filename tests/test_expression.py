@@ -397,6 +397,13 @@ def test_vmap_over_a_sweep_equals_a_loop(sweep):
         chex.assert_trees_all_close(one, two_steps(tx), rtol=1e-6)
 
 
+def test_a_stack_prints_its_grid():
+    rates = [aj.scale(0.1), aj.scale(0.2)]
+    assert repr(stack(rates)) == "scale([0.1, 0.2])"
+    long = repr(aj.scale(jnp.arange(101.0)))
+    assert long == "scale([0.0, 1.0, 2.0, ..., 98.0, 99.0, 100.0])"
+
+
 def test_vmap_over_one_hyperparameter():
     axes = jax.tree.map(lambda x: None, aj.adamw(1.0))
     axes = jax.tree.unflatten(jax.tree.structure(aj.adamw(1.0)), [0, None, None, None, None])

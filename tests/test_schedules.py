@@ -541,3 +541,70 @@ def test_arithmetic_with_functions_of_ones_own():
     assert schedule.peak is None
     tx = aj.sgd(schedule)
     assert tx.update(1.0, tx.init(1.0))[0] == -1.0
+
+
+# --- Optax's, lifted --------------------------------------------------------------
+
+LIFTED = {  # name: (arguments, keywords)
+    "constant_schedule": ((0.3,), {}),
+    "linear_schedule": ((0.0, 0.3, 7), {}),
+    "polynomial_schedule": ((0.3, 0.1, 2, 7), {"transition_begin": 3}),
+    "exponential_decay": ((0.3, 5, 0.4), {"staircase": True, "end_value": 0.05}),
+    "cosine_decay_schedule": ((0.3, 13), {"alpha": 0.1}),
+    "warmup_constant_schedule": ((0.0, 0.3, 4), {}),
+    "warmup_cosine_decay_schedule": ((0.0, 0.3, 4, 13), {}),
+    "warmup_exponential_decay_schedule": ((0.1, 0.3, 4, 5, 0.4), {}),
+    "piecewise_constant_schedule": ((0.3, {5: 0.5, 9: 0.1}), {}),
+    "piecewise_interpolate_schedule": (("cosine", 0.3, {5: 0.5, 9: 0.1}), {}),
+    "cosine_onecycle_schedule": ((19, 0.3), {}),
+    "linear_onecycle_schedule": ((20, 0.3), {}),
+    "sgdr_schedule": (
+        ([{"init_value": 0.0, "peak_value": 0.3, "warmup_steps": 2, "decay_steps": 5}] * 2,),
+        {},
+    ),
+    "join_schedules": (([aj.cosine(0.3, 9), aj.constant(0.1)], [5]), {}),
+}
+
+
+def test_every_schedule_of_optax_is_lifted():
+    endings = ("_schedule", "_schedules", "_decay")
+    public = [x for x in dir(optax.schedules) if x.endswith(endings) and not x.startswith("_")]
+    assert set(public) == set(LIFTED)
+
+
+@pytest.mark.parametrize("name", LIFTED)
+def test_lifted(name, x64):
+    args, kwargs = LIFTED[name]
+    make = getattr(optax, name)
+    ours = aj.schedule(make)(*args, **kwargs)
+    assert isinstance(ours, aj.Schedule)
+    assert repr(ours).startswith(f"{name}(")
+    expected = of_optax(lambda: make(*args, **kwargs), "float64")
+    traced = jax.jit(lambda schedule, t: schedule(t))
+    for found in ([ours(t) for t in STEPS], [traced(ours, t) for t in STEPS]):
+        assert {x.dtype.name for x in found} == {"float64"}
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-15)
+    again = pickle.loads(pickle.dumps(ours))
+    assert again == ours == aj.schedule(make)(*args, **kwargs)
+    assert hash(again) == hash(ours)
+    assert aj.parse(repr(aj.sgd(ours)), names={name: aj.schedule(make)}) == aj.sgd(ours)
+    tx = aj.sgd(2 * aj.shift(ours, 3))
+    state = tx.init(1.0)
+    for _ in range(5):
+        update, state = tx.update(1.0, state)
+    assert update == pytest.approx(-2 * expected[1], rel=1e-12)
+
+
+def test_the_peak_of_a_lifted_schedule():
+    warmup = aj.schedule(optax.warmup_cosine_decay_schedule)(0.0, 0.3, 4, 13)
+    assert warmup.peak == aj.schedule(optax.cosine_onecycle_schedule)(19, 0.3).peak == 0.3
+    decay = aj.schedule(optax.cosine_decay_schedule)(0.3, 13)
+    assert decay.peak is None  # of Optax's words only this one says it
+    assert decay != aj.schedule(optax.cosine_decay_schedule)(0.2, 13)
+
+
+def test_arrays_in_a_lifted_schedule_are_leaves():
+    make = aj.schedule(optax.cosine_decay_schedule)
+    rates = jnp.array([0.1, 0.2])
+    swept = jax.vmap(lambda rate: make(rate, 13)(5))(rates)
+    np.testing.assert_allclose(swept, [make(0.1, 13)(5), make(0.2, 13)(5)], rtol=1e-6)

@@ -238,6 +238,16 @@ def test_the_report_is_readable():
     )
 
 
+def test_a_transplant_prints_numbers():
+    rates = jnp.array([0.1, 0.2, 0.3])
+    params = {"w": jnp.ones(3)}
+    was, becomes = aj.sgd(rates), aj.sgd(0.5)
+    result = aj.transplant(was.init(params), was, becomes, params)
+    assert "learning_rate: [0.1, 0.2, 0.3] -> 0.5" in str(result.report)
+    assert repr(result.report) == str(result.report)
+    assert "Array" not in repr(result)
+
+
 def test_kept_scalars_may_be_donated():
     """Two counts may come from one: they must not share its memory."""
     new = aj.nadamw(0.1)

@@ -6,15 +6,13 @@ other, until they are calls of the same factory, whose parts are compared.
 Where nothing is shared, one piece has been swapped for another.
 """
 
-import inspect
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import optax
 
-from adamw_jax.core.expression import is_node
+from adamw_jax.core.expression import is_node, written
 from adamw_jax.core.flow import slots
 from adamw_jax.core.transformation import Transformation, lift
 
@@ -50,12 +48,8 @@ class Change(NamedTuple):
 
 
 def _written(value: Any, other: Any) -> str:
-    if value is None and isinstance(other, Transformation):
-        return "absent"
-    if inspect.isroutine(value):
-        return value.__name__
-    scalar = hasattr(value, "item") and not np.ndim(value)
-    return repr(value.item() if scalar else value)
+    absent = value is None and isinstance(other, Transformation)
+    return "absent" if absent else written(value)
 
 
 class Changes(list[Change]):

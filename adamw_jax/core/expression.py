@@ -219,18 +219,18 @@ def _written_arguments(expression: Expression) -> Iterator[str]:
             parameter.VAR_POSITIONAL,
             parameter.VAR_KEYWORD,
         ):
-            yield _written(value) if name.isdigit() else _keyword(name, value)
+            yield written(value) if name.isdigit() else _keyword(name, value)
         elif parameter.default is parameter.empty and parameter.kind is not parameter.KEYWORD_ONLY:
-            yield _written(value)
+            yield written(value)
         elif not _is_default(value, parameter.default):
             keyword = "" if parameter.kind is parameter.POSITIONAL_ONLY else f"{name}="
-            yield f"{keyword}{_written(value)}"
+            yield f"{keyword}{written(value)}"
 
 
 def _keyword(name: str, value: Any) -> str:
     """An argument by its name, which may be none that Python knows: a slot has any."""
     plain = name.isidentifier() and name.isascii() and not keyword.iskeyword(name)
-    return f"{name}={_written(value)}" if plain else f"**{{{name!r}: {_written(value)}}}"
+    return f"{name}={written(value)}" if plain else f"**{{{name!r}: {written(value)}}}"
 
 
 def made_by(transform: optax.GradientTransformation) -> str:
@@ -240,18 +240,25 @@ def made_by(transform: optax.GradientTransformation) -> str:
     return maker if maker.isidentifier() else "foreign"
 
 
-def _written(value: Any) -> str:
+def written(value: Any) -> str:
+    """An argument as one would type it; without the addresses of functions."""
     if type(value) in (tuple, list):
-        inside = ", ".join(map(_written, value)) + ("," if len(value) == 1 else "")
+        inside = ", ".join(map(written, value)) + ("," if len(value) == 1 else "")
         return f"[{inside.rstrip(',')}]" if isinstance(value, list) else f"({inside})"
     if type(value) is dict:
-        return f"{{{', '.join(f'{key!r}: {_written(x)}' for key, x in value.items())}}}"
+        return f"{{{', '.join(f'{key!r}: {written(x)}' for key, x in value.items())}}}"
     if inspect.isroutine(value):
         return value.__name__
     if isinstance(value, optax.GradientTransformation) and not isinstance(value, Expression):
         return made_by(value)  # no addresses: what a run is named after is the same tomorrow
-    scalar = hasattr(value, "item") and not np.ndim(value) and not _is_tracer(value)
-    return repr(value.item() if scalar else value)  # a plain number is equal, and can be typed
+    if not isinstance(value, np.generic | np.ndarray | jax.Array) or _is_tracer(value):
+        return repr(value)
+    if not np.ndim(value):
+        return repr(value.item())  # a plain number is equal, and can be typed
+    # Of a stack of optimizers, the values of each: all of a few, the ends of many.
+    return np.array2string(
+        np.asarray(value), 10**6, separator=", ", threshold=16, formatter={"all": str}
+    )
 
 
 def _is_default(value: Any, default: Any) -> bool:

@@ -149,7 +149,7 @@ class Flow(optax.GradientTransformationExtraArgs):
     uses: int
 
 
-class Formula(optax.GradientTransformationExtraArgs):
+class Formula(optax.GradientTransformation):
     """The body of an elementwise piece: its formula, and the update that follows from it.
 
     Attributes:

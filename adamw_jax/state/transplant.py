@@ -51,6 +51,9 @@ class Report(NamedTuple):
             lines += [_line(title, what, owners) for what, owners in groups.items()]
         return "\n".join(lines)
 
+    def __repr__(self):
+        return str(self)
+
 
 def _line(title: str, what: tuple[str, str, str], leaves: list[str | None]) -> str:
     old, new, note = what
@@ -61,7 +64,7 @@ def _line(title: str, what: tuple[str, str, str], leaves: list[str | None]) -> s
 
 
 class Transplant(NamedTuple):
-    """What `transplant` returns.
+    """What `transplant` returns; prints the report.
 
     Attributes:
       state: as `new_tx.init(params)` makes it, filled with what was kept.
@@ -70,6 +73,10 @@ class Transplant(NamedTuple):
 
     state: Any
     report: Report
+
+    def __repr__(self):
+        count = len(jax.tree.leaves(self.state))
+        return f"Transplant: {count} arrays of state\n{self.report}"
 
 
 def transplant(
