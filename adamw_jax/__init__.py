@@ -4,7 +4,7 @@ from adamw_jax.core.combinators import chain, fork, interpolate, join, merge, pi
 from adamw_jax.core.diff import Change, Changes, diff
 from adamw_jax.core.flow import each, per_tree
 from adamw_jax.core.numerics import add, divide
-from adamw_jax.core.routing import masked, route, routed, routes
+from adamw_jax.core.routing import masked, matches, route, routed, routes
 from adamw_jax.core.slots import expand, part, parts, replace, swap
 from adamw_jax.core.transformation import Transformation, combinator, elementwise, transformation
 from adamw_jax.core.wrappers import accumulate, delay, scheduled
@@ -212,6 +212,7 @@ __all__ = [
     "lookahead_point",
     "mars",
     "masked",
+    "matches",
     "merge",
     "metrics",
     "momentum",

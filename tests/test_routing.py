@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import zoo
 from flax import linen, nnx
 from support import assert_equal, avals, walk
 
@@ -555,3 +556,126 @@ def test_rules_see_what_they_will_see_in_training():
     tx = aj.route([("matrices", rule, aj.sgd(0.1))], aj.adamw(0.1))
     tx.init(params)
     assert aj.routes(tx, params) == {"a": "default", "b": "matrices"}
+
+
+# --- masks that are data -------------------------------------------------------------------
+
+HEADLESS = aj.matches("kernel", exclude=("^head",))
+PLACES = {  # wherever there is a mask or a rule
+    "masked": lambda m: aj.masked(aj.scale(2.0), m),
+    "route": lambda m: aj.route([(m, aj.sgd(0.1))], ("rest", aj.adamw(0.1))),
+    "routed": lambda m: aj.routed((m,), a=aj.sgd(0.1), b=aj.adamw(0.1)),
+    "matrices": lambda m: aj.muon(0.1, matrices=m),
+    "l2": lambda m: aj.adam_l2(0.1, mask=m),
+    "shrink": lambda m: aj.shrink(0.1, None, m),
+    "proximal": lambda m: aj.proximal_decay(0.1, None, m),
+    **{row.name: row.make for row in zoo.ROWS if "mask" in row.make.signature.parameters},
+}
+
+
+def put(name, mask):
+    make = PLACES[name]
+    return make(0.1, mask=mask) if hasattr(make, "signature") else make(mask)
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_a_mask_of_regular_expressions_is_data(name):
+    tx = put(name, HEADLESS)
+    assert "matches('kernel', exclude=('^head',))" in repr(tx)
+    for again in (aj.parse(repr(tx)), pickle.loads(pickle.dumps(tx))):
+        assert again == tx
+        assert hash(again) == hash(tx)
+    assert put(name, aj.matches("kernel")) != tx
+    params = {k: v for k, v in PARAMS.items() if k != "embed"}
+    tree = lambda path, x: "kernel" in path and not path.startswith("head")
+    plain = put(name, tree if name in ("route", "routed", "matrices") else HEADLESS(params))
+    extra = {}
+    if name.startswith("sophia"):
+        extra = {"obj_fn": lambda p: 0.0 * p["head"]["bias"].sum()}
+        extra |= {"logits_fn": lambda p: jnp.zeros((2, 2)) + 0.0 * p["head"]["bias"].sum()}
+        extra = {k: extra[k] for k in (["obj_fn"] if name == "sophia_h" else ["logits_fn"])}
+    step = lambda tx: tx.update(params, tx.init(params), params, **extra)[0]
+    assert_equal(step(tx), step(plain))
+    with pytest.raises(ValueError, match=r"^matches: 'kernle' is found in no parameter\.") as error:
+        put(name, aj.matches("bias", "kernle")).init(params)
+    assert "layers/0/kernel" in str(error.value)
+    with pytest.raises(ValueError, match=r"^matches: 'haed' is found in no parameter\."):
+        put(name, aj.matches("kernel", exclude=("haed",))).init(params)
+
+
+def test_a_regular_expression_may_match_what_another_route_has():
+    tx = aj.route([("head", aj.adamw(0.1, mask=HEADLESS))], aj.sgd(0.1))
+    tx.init(PARAMS)
+    tree = jax.tree.map(lambda p: p.ndim > 1, PARAMS)  # of all parameters, as users have it
+    tx = aj.route([("head", aj.adamw(0.1, mask=tree))], aj.sgd(0.1))
+    tx.init(PARAMS)
+    with pytest.raises(ValueError, match="the mask names 'tail'"):
+        aj.route([("head", aj.adamw(0.1, mask={**tree, "tail": True}))], aj.sgd(0.1)).init(PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind", "message"),
+    [
+        (
+            lambda: aj.matches("("),
+            ValueError,
+            r"^matches: '\(' is no regular .*Correct",
+        ),
+        (lambda: aj.matches("a", exclude=("[",)), ValueError, r"^matches: '\[' is no regular"),
+        (lambda: aj.matches(3), TypeError, "^matches: 3 is no regular expression"),
+        (lambda: aj.matches("a", exclude="b"), TypeError, "^matches: exclude is 'b'"),
+        (lambda: aj.matches(), TypeError, "^matches: got no regular expression"),
+    ],
+)
+def test_a_wrong_regular_expression_is_told_at_once(wrong, kind, message):
+    with pytest.raises(kind, match=message):
+        wrong()
+
+
+# --- what a mask is ------------------------------------------------------------------------
+
+
+class Affine(eqx.Module):
+    kernel: object
+    bias: object
+    odd: object
+
+    def __call__(self, x):
+        raise AssertionError("a model is called")
+
+    def chosen(self, params):
+        return {"w": self.bias is None}
+
+
+AFFINE = Affine(jnp.ones((3, 2)), jnp.ones(2), {("a", 1): jnp.ones(2)})
+
+
+@pytest.mark.parametrize("name", [n for n in PLACES if n not in ("route", "routed", "matrices")])
+def test_a_mask_that_can_be_called_is_a_tree(name):
+    if name.startswith("sophia"):
+        pytest.skip("takes a function of the parameters; its mask is the others'")
+    mask = jax.tree.map(lambda p: np.bool_(p.ndim > 1), AFFINE)
+    tx, plain = put(name, mask), put(name, lambda params: jax.tree.map(bool, mask))
+    assert aj.lint(tx) == aj.lint(plain) or name == "masked"
+    for update in (lambda tx: tx.update, lambda tx: jax.jit(tx.update)):
+        step = lambda tx, run=update: run(tx)(AFFINE, tx.init(AFFINE), AFFINE)[0]
+        assert_equal(step(tx), step(plain))
+    aj.describe(tx, AFFINE)
+    assert put(name, mask) == tx
+
+
+def test_what_has_leaves_and_is_a_function_is_one():
+    params = {"w": 1.0}
+    for mask, expected in (
+        (jax.tree_util.Partial(lambda flag, params: {"w": flag is None}, None), 2.0),
+        (jax.tree_util.Partial(lambda x, params: {"w": False}, jnp.ones(2)), 1.0),
+        (Affine(1, None, 3).chosen, 2.0),
+        (Affine(True, False, True).chosen, 1.0),
+        (aj.matches("w", exclude=("w",)), 1.0),
+    ):
+        tx = aj.masked(aj.scale(2.0), mask)
+        assert tx.update(params, tx.init(params))[0]["w"] == expected
+    with pytest.raises(ValueError, match=r"mask leaf 'kernel' is 1\."):
+        aj.masked(aj.scale(2.0), Affine(1, True, False))
+    with pytest.raises(TypeError, match=r"^route: the matcher of 'rule0' is Affine"):
+        aj.route([(Affine(True, False, True), aj.sgd(0.1))], aj.sgd(0.1))

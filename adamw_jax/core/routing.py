@@ -2,9 +2,11 @@
 
 `masked` splits a tree in two by a mask, `route` in any number by ordered rules
 on path and leaf.  Every leaf belongs to exactly one route, and `routes` lists
-them all.
+them all.  `matches` is a mask, or a rule, that is data.
 """
 
+import functools
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -13,6 +15,7 @@ import jax
 import optax
 
 from adamw_jax.core import trees
+from adamw_jax.core.expression import Expression, remember
 from adamw_jax.core.flow import (
     AFlow,
     Flow,
@@ -36,13 +39,93 @@ from adamw_jax.core.transformation import (
 Matcher = str | Callable[[str, Any], Any]
 
 
+class Matches(Expression):
+    """A mask or a rule by regular expressions; see `matches`."""
+
+    @staticmethod
+    def prepare(value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    def _check_body(self, built: Any) -> None:
+        pass  # there is one factory, below
+
+    def __call__(self, *given: Any) -> Any:
+        """The mask of parameters; of a path and a leaf, whether the path matches."""
+        if len(given) == 2:
+            return self.holds(given[0])
+        leaf = lambda path, x: self.holds(trees.path_text(path))
+        return jax.tree_util.tree_map_with_path(leaf, *given)
+
+    def holds(self, path: str) -> bool:
+        """Whether a path matches."""
+        some, none = self.body
+        return any(x.search(path) for x in some) and not any(x.search(path) for x in none)
+
+    def check(self, params: Any) -> None:
+        """Raises where a regular expression is found in no path of the parameters."""
+        paths = ["/".join(names) or "(root)" for names in trees.paths_of(params)]
+        for regex in itertools.chain(*self.body):
+            if paths and not any(map(regex.search, paths)):
+                raise ValueError(
+                    f"matches: {regex.pattern!r} is found in no parameter. Correct or remove it; "
+                    f"the paths are {', '.join(paths)}."
+                )
+
+
+@functools.partial(remember, cls=Matches)
+def matches(*regexes: str, exclude: Sequence[str] = ()) -> Any:
+    """A mask that is data: True where a regular expression is found in the path of a leaf.
+
+    A path is written "layers/0/kernel".  Stands wherever a mask or the rule of a route
+    does, prints as it was typed, compares, pickles, and is read back by `parse`.
+
+    Args:
+      *regexes: one of them must be found in the path.
+      exclude: none of these may be.
+
+    Raises:
+      ValueError: one is no regular expression; or, at `init`, is found in no parameter.
+
+    Example:
+      >>> from adamw_jax import add_decoupled_weight_decay, matches
+      >>> mask = matches("kernel", exclude=("head",))
+      >>> mask({"head": {"kernel": 1.0}, "up": {"kernel": 1.0, "bias": 1.0}})
+      {'head': {'kernel': False}, 'up': {'bias': False, 'kernel': True}}
+      >>> add_decoupled_weight_decay(0.1, mask)
+      add_decoupled_weight_decay(0.1, mask=matches('kernel', exclude=('head',)))
+    """
+    if isinstance(exclude, str) or not regexes:
+        what = f"exclude is {exclude!r}" if regexes else "got no regular expression"
+        raise TypeError(
+            f"matches: {what}. Write matches('kernel', exclude=('head',)); '' is in every path."
+        )
+    return tuple(tuple(_regex("matches", x) for x in given) for given in (regexes, exclude))
+
+
+def _regex(function: str, text: Any) -> re.Pattern[str]:
+    if not isinstance(text, str):
+        raise TypeError(f"{function}: {text!r} is no regular expression. Pass a string.")
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise ValueError(
+            f"{function}: {text!r} is no regular expression: {error}. Correct it."
+        ) from None
+
+
+def _check(matcher: Any, params: Any) -> None:
+    """Raises where a mask or a rule of regular expressions has one that is found nowhere."""
+    if isinstance(matcher, Matches):
+        matcher.check(params)
+
+
 @combinator
 def masked(tx: optax.GradientTransformation, mask: Any) -> AFlow:
     """Applies `tx` to the leaves where `mask` is True; the others pass unchanged.
 
     Args:
       tx: what to apply.
-      mask: a tree of bools shaped like the parameters or a prefix of them, or
+      mask: a tree of bools shaped like the parameters or a prefix of them, `matches`, or
         a function from parameters to such a tree.
 
     State: {"tx": the state of `tx`, with `optax.MaskedNode()` for the others}.
@@ -64,7 +147,8 @@ def masked(tx: optax.GradientTransformation, mask: Any) -> AFlow:
     def of(tree: Any) -> list[str | None]:
         return ["tx" if flag else None for flag in trees.mask_flags("masked", mask, tree)]
 
-    return lambda run, u: run.split(u, Owners(of, passes=True, by=mask))
+    check = lambda found, params: _check(mask, params)
+    return lambda run, u: run.split(u, Owners(of, passes=True, by=mask, check=check))
 
 
 def _matches(matcher: Matcher, path: str, leaf: Any) -> bool:
@@ -110,6 +194,7 @@ def routed(
 
     def check(owners: Sequence[str | None], params: Any) -> None:
         for matcher, name in zip(matchers, names, strict=False):
+            _check(matcher, params)
             if owners and name not in owners and name not in optional:
                 paths = [trees.path_text(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
                 raise ValueError(
@@ -128,8 +213,8 @@ def route(rules: Sequence[tuple[Any, ...]], default: Any) -> Transformation:
     Args:
       rules: ordered `(matcher, transformation)` pairs, or `(name, matcher,
         transformation)` triples that also name the route.  A matcher is a
-        regular expression searched in the path ("layers/0/kernel"), or a
-        function of path and leaf.
+        regular expression searched in the path ("layers/0/kernel"), `matches`, or
+        a function of path and leaf.
       default: the transformation of all other leaves, or a pair of its name
         and it.  Use `optax.set_to_zero()` to freeze them; frozen leaves hold
         no state.
@@ -179,13 +264,8 @@ def _named_rule(index: int, rule: Any) -> tuple[str, Matcher, Any]:
     if not isinstance(name, str) or not name:
         raise TypeError(f"route: rule {index} is named {name!r}. Name it with a word.")
     if isinstance(matcher, str):
-        try:
-            re.compile(matcher)
-        except re.error as error:
-            raise ValueError(
-                f"route: {matcher!r} is no regular expression: {error}. Correct it."
-            ) from None
-    elif not callable(matcher):
+        _regex("route", matcher)
+    elif not trees.is_function(matcher):
         raise TypeError(
             f"route: the matcher of {name!r} is {matcher!r}. Pass a regular expression, or a "
             "function of path and leaf."

@@ -229,9 +229,24 @@ def update_each_leaf(tx: Any, update_leaf: Any, updates: Any, state: Any, params
     return treedef.unflatten(out), statedef.unflatten(gathered)
 
 
+def is_function(x: Any) -> bool:
+    """Whether a mask or a rule is a function, and not a tree that can be called, as a model is
+    and what is shaped like it."""
+    inside = any(leaf is not x for leaf in jax.tree.leaves(x))
+    bound = isinstance(x, jax.tree_util.Partial) or hasattr(x, "__func__")
+    return callable(x) and (bound or not inside)
+
+
+def paths_of(tree: Any) -> list[tuple[str, ...]]:
+    """The path of every leaf, and of those that `select` has taken out."""
+    absent = lambda x: isinstance(x, optax.MaskedNode)
+    found = jax.tree_util.tree_leaves_with_path(tree, is_leaf=absent)
+    return [path_names(path) for path, _ in found]
+
+
 def check_mask(function: str, mask: Any) -> None:
     """Raises where a mask given as a tree holds something else than bools."""
-    if callable(mask):
+    if is_function(mask):
         return
     for path, flag in jax.tree_util.tree_leaves_with_path(mask):
         if not isinstance(flag, bool | np.bool_):
@@ -244,19 +259,19 @@ def check_mask(function: str, mask: Any) -> None:
 
 def mask_flags(function: str, mask: Any, tree: Any) -> list[bool]:
     """One bool per leaf of `tree`, matched by path; a mask may be a prefix."""
-    mask = mask(tree) if callable(mask) else mask
+    mask = mask(tree) if is_function(mask) else mask
     check_mask(function, mask)
     by_path = {path_names(path): flag for path, flag in jax.tree_util.tree_leaves_with_path(mask)}
-    flags, used = [], set()
+    known = lambda names: (names[:n] for n in range(len(names), -1, -1) if names[:n] in by_path)
+    used = {next(known(names), None) for names in paths_of(tree)}  # a route may see a part
+    flags = []
     for path, _ in jax.tree_util.tree_leaves_with_path(tree):
-        names = path_names(path)
-        prefix = next((names[:n] for n in range(len(names), -1, -1) if names[:n] in by_path), None)
+        prefix = next(known(path_names(path)), None)
         if prefix is None:
             raise ValueError(
                 f"{function}: the mask says nothing of '{path_text(path)}'. "
                 "Give it a True or False for every parameter, or for a prefix of its path."
             )
-        used.add(prefix)
         flags.append(bool(by_path[prefix]))
     for prefix in by_path:
         if prefix not in used:
