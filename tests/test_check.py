@@ -255,6 +255,7 @@ LIES = {
     "positive": "update 2 makes -",
     "root": "",
     "scale": "has no argument 'factor'",
+    "nonlinear": "is proportional to what it receives",
     "scale_invariant": "",
     "sign": "update 1 makes",
     "squares": "update 2 makes -",

@@ -89,6 +89,11 @@ def _scale_invariant(run):
     return None if None in found else found[0]
 
 
+def _nonlinear(run):
+    proportional = _differs(run().updates, run(scale=8.0).updates, 8.0) is None
+    return "is proportional to what it receives" if proportional else None
+
+
 def _estimate(run):
     return _differs(run().updates, run(scale=-3.0).updates)
 
@@ -213,6 +218,7 @@ TESTS: dict[str, Test] = {
     "root": _root,
     "scale": _times("factor"),
     "scale_invariant": _scale_invariant,
+    "nonlinear": _nonlinear,
     "sign": lambda run: _first_wrong(run(), lambda g, u: np.isin(u, (-1, 0, 1))),
     "squares": _squares,
     "wrapper": _wrapper,
