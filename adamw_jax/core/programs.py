@@ -319,7 +319,8 @@ class Program:
         self.outputs, self.of_tree = self.outputs[:count], self.outputs[count:]
         wanted = (x for x in (*read, *self.outputs) if isinstance(x, _Slot) and x in made)
         self.handed = list(dict.fromkeys(wanted))
-        self.scalars = jax.jit(self._scalars)
+        # Inlined: a function of its own may be compiled to other last bits elsewhere.
+        self.scalars = jax.jit(self._scalars, inline=True)
         self.leaf = jax.jit(self._leaf)
         self.inline = self._leaf
 
