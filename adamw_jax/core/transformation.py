@@ -491,7 +491,7 @@ def _state_class(function: Callable[..., Any], starts: Mapping[str, Any]) -> Cal
     word = "".join(x.capitalize() for x in function.__name__.split("_")) + "State"
 
     @functools.cache
-    def state_class(counts: bool) -> Any:
+    def state_class(counts: bool, /) -> Any:
         fields = ["count"] * counts + list(starts)
         if not fields:
             return None

@@ -16,7 +16,7 @@ from adamw_jax.core.trees import cast, real_dtype
 from adamw_jax.pieces.moments import second_moment
 
 # What Adam keeps, in fewer numbers.
-SecondMomentState: Any = second_moment.State(counts=False)  # type: ignore[attr-defined]
+SecondMomentState: Any = second_moment.State(False)  # type: ignore[attr-defined]
 
 
 class FactoredSecondMomentState(NamedTuple):
