@@ -47,7 +47,7 @@ b1 * x + (1 - b1) * z - theta
 """
 
 
-@transformation(equation=_EQUATION, eval_params=_average_point, traits=("wrapper",))
+@transformation(leafwise=True, equation=_EQUATION, eval_params=_average_point, traits=("wrapper",))
 def schedule_free(
     tx: optax.GradientTransformation,
     learning_rate: LearningRate,
