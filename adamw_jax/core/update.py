@@ -414,12 +414,13 @@ def _each_leaf(
     kinds = [(x[0].shape, *(y.dtype for y in x)) for x in given]
     often = collections.Counter(kinds)
     of_tree = jax.tree.leaves((tree.numbers, tree.t, tree.shared))
-    tree_placed = any(_is_placed(x) for x in of_tree if isinstance(x, jax.Array))
+    tree_placed = traced and any(_is_placed(x) for x in of_tree if isinstance(x, jax.Array))
     programs: dict[Any, tuple[Any, Any]] = {}  # by dtypes: a program, and what the tree gives it
     done: list[list[Any]] = []
     shared = None
     for i, (mine, kind) in enumerate(zip(given, kinds, strict=True)):
-        which = kind[1:], any(map(_is_placed, mine)) or tree_placed
+        looked_at = mine if traced else mine[:1]
+        which = kind[1:], any(map(_is_placed, looked_at)) or tree_placed
         if which not in programs:
             known = None if which[1] else program(tx, _of_leaf(tree, dealt, mine[0], thetas[i], i))
             handed, shared = known.scalars(of_tree) if known else (None, shared)
