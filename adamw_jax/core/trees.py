@@ -66,20 +66,6 @@ def copies(tree: Any) -> Any:
     return jax.tree.map(lambda x: jnp.array(x, dtype_of(x)), tree)
 
 
-def kept(tree: Any, old: Any) -> Any:
-    """The tree in the dtypes of an old state, to be kept in its place.
-
-    Each array goes through a select that always takes it.  What only passes by XLA
-    copies in a pass over memory of its own; what it thinks is computed it writes
-    together with the other results."""
-
-    def leaf(x: jax.Array, y: jax.Array) -> jax.Array:
-        x = in_precision(x, y.dtype)
-        return jnp.where(jnp.real(x) > jnp.inf, y, x)
-
-    return jax.tree.map(leaf, tree, old)
-
-
 def widen(tree: Any) -> Any:
     """The tree with 16-bit (and smaller) floats as float32."""
 

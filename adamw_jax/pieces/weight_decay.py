@@ -75,6 +75,11 @@ def add_l2_gradient(weight_decay: NonNegative, mask: Any = None) -> AFormula | T
     return lambda u, theta: u + weight_decay * theta
 
 
+def _factor(weight_decay: Any, schedule: Any) -> Any:
+    """What a timed decay multiplies θ by at this update."""
+    return weight_decay if schedule is None else schedule * weight_decay
+
+
 @elementwise(traits=("independent",))
 def shrink(
     weight_decay: NonNegative, schedule: LearningRate | None = None, mask: Any = None
@@ -105,7 +110,7 @@ def shrink(
         return masked(shrink(weight_decay, schedule), mask)
 
     def formula(u, theta):
-        factor = weight_decay if schedule is None else schedule * weight_decay
+        factor = _factor(weight_decay, schedule)
         return u - factor * theta
 
     return formula
@@ -138,7 +143,7 @@ def shrink_after(
         return masked(shrink_after(weight_decay, schedule), mask)
 
     def formula(u, theta):
-        factor = weight_decay if schedule is None else schedule * weight_decay
+        factor = _factor(weight_decay, schedule)
         return u - factor * (theta + u)
 
     return formula
@@ -173,7 +178,7 @@ def proximal_decay(
         return masked(proximal_decay(weight_decay, schedule), mask)
 
     def formula(u, theta):
-        factor = weight_decay if schedule is None else schedule * weight_decay
+        factor = _factor(weight_decay, schedule)
         return (u - factor * theta) / (1 + factor)
 
     return formula
